@@ -114,6 +114,7 @@ class Reservation:
       amount: highest possible cost of one attempt.
       wait_for_room: waits until another ``amount`` fits into the budget; returns False if it never will.
       discarded: called with the usage of every attempt without a reply (None if unknown).
+      repeated: called with the reason of every attempt that is made again.
     """
 
     def __init__(
@@ -122,9 +123,10 @@ class Reservation:
         amount: float,
         wait_for_room: Callable[[float], Awaitable[bool]],
         discarded: Callable[[Usage | None], None],
+        repeated: Callable[[str], None],
     ):
         self._budget, self._amount = budget, amount
-        self._wait_for_room, self._discarded = wait_for_room, discarded
+        self._wait_for_room, self._discarded, self.repeated = wait_for_room, discarded, repeated
         self._held = True
 
     async def attempt(self) -> bool:

@@ -193,6 +193,7 @@ class ServerTeacher:
                 reason = error.failure.reason
                 if reason == "too many requests":  # the gate delays all requests
                     self._check_patience(error.failure, self.gate.pause)
+                    self._repeated(reason)
                     continue
                 if reason in _SERVER_FAULTS:
                     failed += 1
@@ -205,17 +206,20 @@ class ServerTeacher:
                     if last:
                         detail = f"{error.failure.detail}, in {counted(failed, 'attempt')}"
                         raise RequestFailedError(reason, detail, error.failure.raw) from None
+                    self._repeated(reason)
                     continue
                 if reason in _WORTH_ANOTHER_TRY:
                     self._check_patience(error.failure, 0.0)
                 if not (reason in _WORTH_ANOTHER_TRY and bad < self.config.bad_replies):
                     raise
+                self._repeated(reason)
             else:
                 if reply.usage is not None:
                     self.gate.correct_tokens(reply.usage.total - estimate)
                 if bad >= self.config.bad_replies or not _may_end_otherwise(request, reply):
                     return reply
                 self._discard(reply.usage)
+                self._repeated("empty reply")
             bad += 1
             await asyncio.sleep(0.1 * 2**bad)
 
@@ -223,6 +227,11 @@ class ServerTeacher:
         reserved = cost.reservation.get()
         if reserved is not None:
             reserved.failed(usage)
+
+    def _repeated(self, reason: str) -> None:
+        reserved = cost.reservation.get()
+        if reserved is not None:
+            reserved.repeated(reason)
 
     def _check_patience(self, failure: Failure, pause: float) -> None:
         """Raises TeacherStoppedError if the coming pause would exceed the gate's patience."""

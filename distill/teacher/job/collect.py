@@ -173,7 +173,7 @@ class Collector:
             self.budget.reserve(risk)
             self.state.active += 1
             discarded = functools.partial(self._discard, request)
-            reserved = Reservation(self.budget, risk, self._may_try_again, discarded)
+            reserved = Reservation(self.budget, risk, self._may_try_again, discarded, self._repeated)
             cost.reservation.set(reserved)
             try:
                 await self._ask(teacher, request, reserved, row, result)
@@ -229,6 +229,9 @@ class Collector:
         unknown = before["unknown"] + int(usage is None)
         after = {"usage": [total.prompt_tokens, total.completion_tokens], "unknown": unknown}
         self.store.note(note, json.dumps(after))
+
+    def _repeated(self, reason: str) -> None:
+        self.state.repeated[reason] += 1
 
     async def _batch(self, teacher: BatchTeacherBase, requests: Sequence[Request], result: Collected) -> None:
         risk = sum(self._risk(request) for request in requests)

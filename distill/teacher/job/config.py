@@ -143,8 +143,10 @@ class ExtractReport:
       requests, cached, finished, failed: requests of this job (rows with the same input share one); of these, answered in
         earlier runs, answered in this run, and failed in this run. The others are ``unfinished``.
       failures: the failed requests, by reason.
+      repeated: attempts of this run that failed and were made again, by reason; those of requests that failed are included.
       unreadable: replies without a usable answer or rationale among the answered requests, by reason.
-      examples: details of the first failure of each reason, such as the server's message.
+      examples: details of the first failure of each reason, such as the server's message, or else the beginning of the
+        reply; none if there is neither.
       dropped: rationales and rows left out, by reason.
       noticed: observations without consequences, by reason.
       compared, agreed: rows with a gold label and a teacher's, and those where they agree.
@@ -170,6 +172,7 @@ class ExtractReport:
     finished: int = 0
     failed: int = 0
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
+    repeated: dict[str, int] = dataclasses.field(default_factory=dict)
     unreadable: dict[str, int] = dataclasses.field(default_factory=dict)
     examples: dict[str, str] = dataclasses.field(default_factory=dict)
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -227,6 +230,7 @@ class ExtractReport:
             lines.append(f"{counted(self.rationalised, 'row')} with a rationale written for the given answer")
         for head, counts in (
             ("rejected by the source", self.rejected),
+            ("attempts made again", self.repeated),
             ("failed requests", self.failures),
             ("replies that could not be read", self.unreadable),
             ("dropped", self.dropped),

@@ -32,8 +32,10 @@ from distill.teacher.job.progress import Progress, State, automatic
 from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.prompts.labels import known_labels
 from distill.teacher.prompts.prompt import Prompt
+from distill.validation import quoted
 
 _log = logging.getLogger(__name__)
+_EXAMPLE = 200  # characters of a reply in a report
 _ANSWER_KINDS: Mapping[str, metrics.AnswerKind] = {"cqa": "choice", "svamp": "equation", "asdiv": "equation"}
 
 
@@ -199,8 +201,9 @@ def _finish(
     report.misfits = sum(bool(row.misfit) for row in asked)
     reasons = collections.Counter(each.reason for each in collected.failures.values())
     report.failures = dict(reasons.most_common())
+    report.repeated = dict(state.repeated.most_common())
     for each in collected.failures.values():
-        report.examples.setdefault(each.reason, each.detail)
+        _add_example(report, each.reason, each.detail, each.raw)
     prefixes = {each.called: each.prefix for each in config.teachers}
     failures, written = (rows.beside(config.output, name) for name in ("failures.jsonl", "report.json"))
     report.outputs = {"failures": str(failures), "report": str(written)}
@@ -221,7 +224,7 @@ def _finish(
     counts = assembly.counts()
     report.unreadable, report.dropped = counts["unreadable"], counts["dropped"]
     for failure in assembly.failures:
-        report.examples.setdefault(failure["reason"], failure["detail"])
+        _add_example(report, failure["reason"], failure["detail"], failure["raw"])
     report.noticed |= counts["noticed"]
     report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
     rows.write(failures, assembly.failures)
@@ -234,3 +237,9 @@ def _finish(
             counted(report.written, "row"),
             f" (dropped: {listed(report.dropped)})" if report.dropped else "",
         )
+
+
+def _add_example(report: ExtractReport, reason: str, detail: str, raw: str) -> None:
+    """Notes the details of a failure, or else the beginning of its reply, unless the reason has an example."""
+    if reason not in report.examples and (example := detail or (quoted(raw, _EXAMPLE) if raw.strip() else "")):
+        report.examples[reason] = example

@@ -1,5 +1,6 @@
 """Progress of a job: counts, tokens, cost and remaining time."""
 
+import collections
 import dataclasses
 import sys
 import time
@@ -24,6 +25,7 @@ class State:
       unknown_usage: attempts that may have been charged and whose usage the server did not report, earlier runs included.
       perhaps_cost: their highest possible cost; None without prices.
       active: running requests.
+      repeated: attempts of this run that failed and were made again, by reason.
     """
 
     total: int = 0
@@ -36,6 +38,7 @@ class State:
     unknown_usage: int = 0
     perhaps_cost: float | None = None
     active: int = 0
+    repeated: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property

@@ -420,8 +420,35 @@ def test_the_counts_of_a_summary_add_up(tmp_path):
         report = run(tmp_path, records, server(stub, concurrency=1))
     assert (report.requests, report.finished, report.failed, report.unfinished) == (9, 6, 3, 0)
     assert (report.failures, report.unreadable) == ({"bad request": 3}, {"no answer marker": 2})
+    assert report.examples["no answer marker"] == "'no idea'", "no detail, so the reply"
     assert "failed requests: 3 × bad request\nreplies that could not be read: 2 × no answer marker" in str(report)
     assert len(read_lines(tmp_path / "out.failures.jsonl")) == 7, "a line for each row"
+
+
+def test_trouble_that_was_overcome_is_counted_by_reason(tmp_path):
+    from aiohttp import web
+
+    from tests.distill.teacher.stub_server import error
+
+    async def troubled(call):
+        if call.number in (1, 4):
+            return error(500)
+        if call.number == 2:
+            return error(429)
+        return web.Response(body=b"{", content_type="application/json") if call.number == 6 else await good(call)
+
+    with serving(troubled) as stub:
+        report = run(tmp_path, RECORDS[:5], server(stub, concurrency=1))
+    assert (report.finished, report.failed) == (5, 0)
+    assert report.repeated == {"server error": 2, "too many requests": 1, "broken JSON": 1}
+    assert "\nattempts made again: 2 × server error; 1 × too many requests; 1 × broken JSON" in str(report)
+    assert json.loads((tmp_path / "out.report.json").read_text())["repeated"] == report.repeated
+    assert run(tmp_path, RECORDS[:5], server(stub, concurrency=1)).repeated == {}
+
+
+def test_an_example_without_any_text_is_left_out(tmp_path):
+    report, _ = one(tmp_path, [""])
+    assert all(report.examples.values()), report.examples
 
 
 def test_a_stopped_job_writes_its_failed_requests(tmp_path):
