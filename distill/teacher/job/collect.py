@@ -9,6 +9,7 @@ import json
 import logging
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -99,6 +100,9 @@ class Collector:
             _log.info("stopping: %s", reason)
             for teacher in self.teachers.values():
                 teacher.halt()
+            graces = [each.grace_s for each in self.teachers.values() if not isinstance(each, BatchTeacherBase)]
+            self.state.waits_until = time.monotonic() + max(graces, default=0.0)
+            self.progress(self.state)
         self._stopped.set()
         self._settled.set()
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from distill.counting import counted
 from distill.teacher.clients.cost import amount, perhaps
 
 _LINE_EVERY_S = 10.0
@@ -25,6 +26,7 @@ class State:
       unknown_usage: attempts that may have been charged and whose usage the server did not report, earlier runs included.
       perhaps_cost: their highest possible cost; None without prices.
       active: running requests.
+      waits_until: when a job that stops waits for running requests no longer, by the monotonic clock; None if it goes on.
       repeated: attempts of this run that failed and were made again, by reason.
     """
 
@@ -38,6 +40,7 @@ class State:
     unknown_usage: int = 0
     perhaps_cost: float | None = None
     active: int = 0
+    waits_until: float | None = None
     repeated: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
     started: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -72,6 +75,11 @@ class State:
             parts.append(f"{self.failed:,} failed")
         if self.cost is not None:
             parts.append(f"cost {amount(self.cost)}{perhaps(self.perhaps_cost or 0.0)}")
+        if self.waits_until is not None:
+            if self.active:
+                rest = _clock(max(0.0, self.waits_until - time.monotonic()))
+                parts.append(f"stopping: waiting for {counted(self.active, 'running request')}, at most {rest}")
+            return ", ".join(parts)
         if self.active:
             parts.append(f"{self.active:,} running")
         if left is not None and self.done < self.total:
@@ -116,16 +124,16 @@ class Logged:
     """
 
     def __init__(self, every_s: float = _LINE_EVERY_S, log: Callable[[str], None] | None = None):
-        self._every_s, self._last, self._total = every_s, float("-inf"), -1
+        self._every_s, self._last, self._shown = every_s, float("-inf"), (-1, False)
         self._log = log or (lambda line: print(f"extract: {line}", file=sys.stderr, flush=True))
         self._state: State | None = None
 
     def __call__(self, state: State) -> None:
-        """Writes a line if ``every_s`` has passed or the number of requests has changed."""
+        """Writes a line if ``every_s`` has passed, the number of requests has changed, or the job now stops."""
         self._state = state
-        now = time.monotonic()
-        if now - self._last >= self._every_s or state.total != self._total:
-            self._last, self._total = now, state.total
+        now, shown = time.monotonic(), (state.total, state.waits_until is not None)
+        if now - self._last >= self._every_s or shown != self._shown:
+            self._last, self._shown = now, shown
             self._log(str(state))
 
     def close(self) -> None:

@@ -5,10 +5,12 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -30,6 +32,7 @@ from distill.teacher import (
     summarise,
 )
 from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job import extraction
 from distill.teacher.job.progress import Logged, Silent, State
 from tests.distill.teacher.stub_server import serving
 from tests_support import read_lines
@@ -480,8 +483,17 @@ def test_an_interrupt_finishes_what_is_under_way(tmp_path, monkeypatch, number):
         return await good(call)
 
     before = signal.getsignal(number)
+    said = []
+    monkeypatch.setattr(extraction, "automatic", lambda: Logged(every_s=3600, log=said.append))
     with serving(slow) as stub, pytest.raises(ExtractionStoppedError, match=signal.Signals(number).name) as stopped:
-        run(tmp_path, RECORDS, server(stub, concurrency=3))
+        config = ExtractConfig(
+            output=str(tmp_path / "out.jsonl"),
+            prompt="template",
+            teachers=(server(stub, concurrency=3),),
+            records=RECORDS,
+        )
+        extract(config)
+    assert any(re.search(r"stopping: waiting for \d running requests, at most \d", line) for line in said), said
     report = stopped.value.report
     sent = len(stub.calls)
     assert report.finished == sent and 6 <= sent < 10, "nothing that was sent is lost"
@@ -609,6 +621,22 @@ def test_progress_says_where_it_is():
     assert len(said) == 2
     for part in ("51 of 100", "3.1/s", "5,000 + 70 tokens", "20 from before", "1 failed", "cost 1.50", "0:16 left"):
         assert part in said[0]
+
+
+def test_a_job_that_stops_says_what_it_waits_for_and_no_time_left():
+    said = []
+    logged = Logged(every_s=3600, log=said.append)
+    state = State(total=100, finished=50, active=3)
+    state.started -= 10
+    logged(state)
+    state.waits_until = time.monotonic() + 90
+    logged(state)
+    logged(state)
+    assert len(said) == 2 and said[0].endswith("3 running, 0:10 left")
+    assert said[1].endswith("stopping: waiting for 3 running requests, at most 1:30")
+    state.active = 0
+    logged.close()
+    assert "left" not in said[2] and "waiting" not in said[2]
 
 
 def test_the_bar_draws_what_the_state_says():
