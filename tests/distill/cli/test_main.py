@@ -86,9 +86,12 @@ def test_quiet_hides_progress_and_not_output(capsys):
 
 
 def test_the_program_sets_the_garbage_collector_and_a_call_leaves_it(monkeypatch, capsys):
-    set_to = []
+    set_to, before = [], signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(main.gc, "set_threshold", lambda *values: set_to.append(values))
     monkeypatch.setattr("sys.argv", ["distill", "train"])
-    for arguments, times in ((["train"], 0), (None, 1)):
-        assert main.main(arguments) == exit_codes.MISTAKE
-        assert len(set_to) == times
+    try:
+        for arguments, times in ((["train"], 0), (None, 1)):
+            assert main.main(arguments) == exit_codes.MISTAKE
+            assert len(set_to) == times
+    finally:
+        signal.signal(signal.SIGTERM, before)  # which the end of a program ignores
