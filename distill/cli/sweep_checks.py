@@ -9,16 +9,18 @@ from typing import Any
 from rich.table import Table
 
 from distill.api import statements
-from distill.counting import counted
+from distill.counting import counted, form
 from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.budgets import Cost, resolved
 from distill.experiments.sweep.estimates import Bound
-from distill.experiments.sweep.inputs import Inputs
-from distill.experiments.sweep.levels import SEED
+from distill.experiments.sweep.inputs import Inputs, named_rows
+from distill.experiments.sweep.levels import SEED, SweepError
 from distill.experiments.sweep.remarks import Setting
 from distill.experiments.sweep.runs import START, Run, Sweep
 from distill.inference import run_settings
 from distill.inference.own_files import CONFIG
+
+_NAMED = 3  # runs in a message, at most
 
 
 class Configurations:
@@ -191,42 +193,83 @@ class Configurations:
                 self._values[key] = {}
         return self._values[key]
 
-    def changed_rows(self, runs: Sequence[Run]) -> list[str]:
-        """A line for training and test rows that have changed since a run: the runs to come would have other rows.
+    def refuse_changed_rows(self, runs: Sequence[Run], todo: Sequence[Run]) -> None:
+        """Refuses to train runs on other rows than those of runs that were trained: they would not compare.
 
-        The first finished run of each setting is compared.
+        Args:
+          runs: of the sweep.
+          todo: the runs to do, which continue from their checkpoints.
+
+        Raises:
+          SweepError: rows have changed since a run was trained; it names their files and the runs.
         """
-        compared: dict[str, Run] = {}
-        for run in runs:
-            if run.done:
-                compared.setdefault(_without_seed(run), run)
-        changed: dict[str, list[str]] = {}
-        for run in compared.values():
-            for rows in self._changed_rows(run):
-                changed.setdefault(rows, []).append(run.name)
-        if self._sweep.search is None and all(run.done for run in runs):
-            follows = "all runs are done, so table and report are about the rows of before"
-            remedy = "for results on the rows as they are now, give another directory with --directory=DIR"
-        else:
-            follows = (
-                "the runs to do would have other rows. Table and report do not pool them within a setting, but would "
-                "compare settings of different rows"
+        changed = self._changed_since(runs, todo)
+        if changed:
+            files = ", ".join(dict.fromkeys(of for of, _ in changed))
+            names = list(dict.fromkeys(name for found in changed.values() for name in found))
+            more = f" and {counted(len(names) - _NAMED, 'other run')}" if len(names) > _NAMED else ""
+            raise SweepError(
+                f"the rows of {files} have changed since {', '.join(names[:_NAMED])}{more} of {self._sweep.directory} "
+                "began: the runs to do would have other rows, and settings of different rows do not compare. Restore the "
+                "rows, give another directory with --directory=DIR, or delete the folders of the runs that were trained on "
+                "the other rows"
             )
-            remedy = "restore the rows, or give another directory with --directory=DIR"
+
+    def changed_rows(self, runs: Sequence[Run]) -> list[str]:
+        """A line for training, validation and test rows that have changed since runs that are done."""
         return [
-            f"the {rows} rows have changed since {_with_others(names)} trained: {follows}; {remedy}"
-            for rows, names in changed.items()
+            f"the {role} rows ({files}) have changed since {_with_more(names)} {form(len(names), 'was', 'were')} trained: "
+            "no run is to do, so table and report are about the rows of before; for results on the rows as they are now, "
+            "give another directory with --directory=DIR"
+            for (files, role), names in self._changed_since(runs).items()
         ]
 
-    def _changed_rows(self, run: Run) -> list[str]:
+    def _changed_since(self, runs: Sequence[Run], todo: Sequence[Run] = ()) -> dict[tuple[str, str], list[str]]:
+        """Files and role of the rows that have changed → the runs that are done, or have saved a step, on others."""
+        known: dict[str, list[tuple[str, str]]] = {}  # seeds with the same rows are compared once
+        out: dict[tuple[str, str], list[str]] = {}
+        for run in runs:
+            if run.done:
+                found = self._changed_since_done(run, known)
+            elif run in todo and outcomes.checkpoint_step(run.directory) is not None:
+                found = self._changed_since_planned(run, known)
+            else:
+                continue
+            for rows in found:
+                out.setdefault(rows, []).append(run.name)
+        return out
+
+    def _changed_since_done(self, run: Run, known: dict[str, list[tuple[str, str]]]) -> list[tuple[str, str]]:
         from distill.training import provenance, record
 
         try:
-            before, given = record.read(run.directory).data, self._arguments(run)
+            before = record.read(run.directory).data
+            key = repr((_without_seed(run), sorted((role, rows.fingerprint) for role, rows in before.items())))
+            if key not in known:
+                given = self._arguments(run)
+                roles = provenance.changed_rows(before, given["data"], given.get("validation"))
+                files = self._values_of(run).get("FILES")
+                named = {role: named_rows(f"split {before[role].split}", files) for role in roles}
+                known[key] = [(named[role], "training" if role == "train" else role) for role in roles]
         except (ValueError, OSError):  # without a record, nothing can be compared
             return []
-        changed = provenance.changed_rows(before, given["data"], given.get("validation"))
-        return ["training" if role == "train" else role for role in changed]
+        return known[key]
+
+    def _changed_since_planned(self, run: Run, known: dict[str, list[tuple[str, str]]]) -> list[tuple[str, str]]:
+        from distill.experiments.sweep import plan
+
+        if self._read is None:
+            return []
+        key = _without_seed(run)
+        if key not in known:
+            try:
+                now = self._read(run, self._arguments(run))
+            except (ValueError, OSError):  # the checks say it
+                return []
+            changed = plan.inputs(self._sweep.directory).changed_rows(now)
+            files = self._values_of(run).get("FILES")
+            known[key] = [(named_rows(one, files), "") for one in changed]
+        return known[key]
 
     def resolve(self, sweep: Sweep) -> list[Run]:
         """Returns the runs of the sweep with the steps of their budgets."""
@@ -339,11 +382,6 @@ def truncation_lines(runs: Sequence[Run], truncated: Mapping[str, Sequence[str]]
 
 def _with_more(names: Sequence[str]) -> str:
     return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
-
-
-def _with_others(names: Sequence[str]) -> str:
-    others = len(names) - 1
-    return f"{names[0]} and runs of {counted(others, 'other setting')} were" if others else f"{names[0]} was"
 
 
 def bound_lines(bounds: Mapping[str, Bound]) -> list[str]:

@@ -39,7 +39,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         configurations.measure(run)
 
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
-    made, probes = sweep_planning.checked(sweep, options, configurations, shown, check, write=False)
+    made, probes, stale = sweep_planning.checked(sweep, options, configurations, shown, check, write=False)
     all_runs, numbers = made.runs, {run.name: number for number, run in enumerate(made.runs)}
     if options.run or options.index is not None:
         chosen = sweep_planning.chosen(sweep, made, options)
@@ -48,7 +48,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
     long = sweep_checks.truncation_lines([*made.runs, *probes], configurations.truncated)
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
-    for text in (*long, *found, *configurations.changed_rows(made.runs)):
+    for text in (*long, *found, *stale):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
     failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)

@@ -36,8 +36,9 @@ def refuse_changed(run: "Run", given: Mapping[str, Any], options: argparse.Names
     Raises:
       distill.experiments.sweep.inputs.Changed: they differ.
     """
+    from distill.api import configuration
     from distill.experiments.sweep import plan
 
     planned = plan.inputs(run.directory.parent)
     if planned.gin or planned.rows:
-        planned.refuse_changed(run, read(run, given, options))
+        planned.refuse_changed(run, read(run, given, options), configuration.macro("FILES"))

@@ -37,6 +37,9 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
       options: the flags of the command.
       check: False only writes the plan, for a command that trains some of the runs: it checks those, and repeats them if
         they failed.
+
+    Raises:
+      SweepError: see :func:`checked`.
     """
     from distill.experiments.sweep import plan, planning, remarks
 
@@ -46,14 +49,17 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     if not check:
         compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
         made = planning.prepare(sweep, write=False, **compared)
+        named = [run for runs in chosen(sweep, made, options) for run in runs]
+        if todo := [run for run in named if _is_to_do(run, options)]:
+            configurations.refuse_changed_rows(made.runs, todo)
         for line in left_out_lines(sweep.directory, plan.left_out(sweep.directory, made.runs)):
             shown.say(line)
         return planning.prepare(sweep, **compared)
-    made, probes = checked(sweep, options, configurations, shown, configurations.check_and_note)
+    made, probes, stale = checked(sweep, options, configurations, shown, configurations.check_and_note)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
-    for text in (*found, *configurations.changed_rows(made.runs)):
+    for text in (*found, *stale):
         shown.warn(text)
     return made
 
@@ -65,9 +71,23 @@ def checked(
     shown: terminal.Terminal,
     check: Callable[["Run"], None],
     write: bool = True,
-) -> tuple["Plan", list["Run"]]:
-    """Checks and describes all runs; returns the plan, written unless ``write`` is False, and the probes of a search."""
+) -> tuple["Plan", list["Run"], list[str]]:
+    """Checks and describes all runs.
+
+    Returns:
+      The plan, written unless ``write`` is False; the probes of a search; and lines on rows that have changed since the
+      runs of a sweep with none to do.
+
+    Raises:
+      SweepError: runs cannot be trained; or rows have changed since runs were trained, and others are to do.
+    """
     from distill.experiments.sweep import plan, planning, remarks
+
+    todo: list[Run] = []
+
+    def noted(run: "Run") -> None:
+        check(run)
+        todo.append(run)
 
     with shown.stage("checking the runs"):
         probes = configurations.probes()
@@ -75,7 +95,12 @@ def checked(
             check(probe)
         compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
         given = {**compared, "retry_failed": options.retry_failed, "read": lambda: configurations.inputs}
-        made = planning.prepare(sweep, check=check, write=False, **given)
+        made = planning.prepare(sweep, check=noted, write=False, **given)
+        changed: list[str] = []
+        if todo or _searches(sweep, made):
+            configurations.refuse_changed_rows(made.runs, todo)
+        else:
+            changed = configurations.changed_rows(made.runs)
         configurations.describe([*made.runs, *probes])
         remarks.refuse_idle_axes(sweep, [*made.runs, *probes], configurations.settings)
         left_out = plan.left_out(sweep.directory, made.runs)
@@ -84,7 +109,24 @@ def checked(
     if write:
         for line in left_out_lines(sweep.directory, left_out):
             shown.say(line)
-    return made, probes
+    return made, probes, changed
+
+
+def _is_to_do(run: "Run", options: argparse.Namespace) -> bool:
+    from distill.experiments.sweep import outcomes
+
+    repeated = options.retry_failed and outcomes.failure(run) is not None
+    return repeated or outcomes.is_open(run, options.retries)
+
+
+def _searches(sweep: "Sweep", made: "Plan") -> bool:
+    """Whether a search has trials to do."""
+    from distill.experiments.sweep import outcomes
+
+    if sweep.search is None:
+        return False
+    ended = sum(not outcomes.is_open(run) for run in made.runs)
+    return ended < sweep.search.trials * max(1, len(sweep.seeds()))
 
 
 def left_out_lines(directory: Path, left_out: Sequence["Run"]) -> list[str]:

@@ -30,7 +30,11 @@ class Inputs:
         rows = {key: sorted({*self.rows.get(key, ()), *newer.rows.get(key, ())}) for key in (*self.rows, *newer.rows)}
         return Inputs({**self.gin, **newer.gin}, rows)
 
-    def refuse_changed(self, run: Run, now: "Inputs") -> None:
+    def changed_rows(self, now: "Inputs") -> list[str]:
+        """The keys of the rows whose hashes ``now`` are not among these; rows that only one side has are not compared."""
+        return [key for key, hashes in now.rows.items() if not set(hashes) <= set(self.rows.get(key, hashes))]
+
+    def refuse_changed(self, run: Run, now: "Inputs", files: Any = None) -> None:
         """Refuses to start a run whose inputs have changed.
 
         Settings that the student does not depend on, and those that the sweep sets itself, are not compared; neither are
@@ -39,11 +43,14 @@ class Inputs:
         Args:
           run: the run.
           now: its inputs now.
+          files: its ``FILES``, which name the rows; None if it has none.
 
         Raises:
           Changed: names the first difference.
         """
-        what = self._changed_setting(run, now) or self._changed_rows(now)
+        rows = [f"the rows of {named_rows(key, files)}" for key in self.changed_rows(now)]
+        changed = [f"{one} have changed since the sweep was planned" for one in rows]
+        what = self._changed_setting(run, now) or next(iter(changed), "")
         if what:
             raise Changed(
                 f"{run.name} was not started: {what}; it would train another student than the runs before; undo the change "
@@ -58,8 +65,20 @@ class Inputs:
                     return f"{file} has been edited since the sweep was planned ({one})"
         return ""
 
-    def _changed_rows(self, now: "Inputs") -> str:
-        for key, hashes in now.rows.items():
-            if not set(hashes) <= set(self.rows.get(key, hashes)):
-                return f"the rows of {key.partition(', settings ')[0]} have changed since the sweep was planned"
-        return ""
+
+def named_rows(key: str, files: Any) -> str:
+    """Rows in words: the files of their split, of ``train`` if it has none, else data set and split.
+
+    Args:
+      key: of :attr:`Inputs.rows`, or its end, ``split NAME``.
+      files: ``FILES`` of a run; anything else names no file.
+
+    >>> named_rows("jsonl, split test, settings a", {"train": "a.jsonl", "test": ["b.jsonl", "c.jsonl"]})
+    'b.jsonl, c.jsonl'
+    >>> named_rows("set, split test, settings a", None)
+    'set, split test'
+    """
+    what = key.partition(", settings ")[0]
+    split = what.rpartition("split ")[2]
+    found = (files.get(split) or files.get("train")) if isinstance(files, Mapping) else None
+    return ", ".join([found] if isinstance(found, str) else map(str, found)) if found else what

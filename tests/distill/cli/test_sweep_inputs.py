@@ -74,15 +74,35 @@ def test_runs_do_not_start_with_edited_files_and_continue_when_they_are_as_befor
     own.write_text("# as it was\nLABEL_PREFIX = 'label: '\n")
     assert main.main(["sweep", str(path), *(f"--run={name}" for name in NAMES[1:])]) == exit_codes.MISTAKE
     said = capsys.readouterr().err
-    assert (
-        f"{NAMES[2]} was not started: the rows of jsonl, split train have changed since the sweep was planned" in said
-    )
+    assert f"{NAMES[2]} was not started: the rows of {rows} have changed since the sweep was planned" in said
     leased = ["sweep", str(out), f"--run={NAMES[2]}", "--leased"]
     assert main.main(leased) == workers.CHANGED_CODE
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"{NAMES[2]} was not started: the rows")
     assert not any(outcomes.failure(run) for run in plan.read_plan(out).runs) and trained == NAMES[:2]
     rows.write_text(before)
     assert main.main(leased) == exit_codes.DONE and trained == NAMES[:3]
+
+
+def test_a_run_that_has_saved_a_step_keeps_the_rows_of_its_sweep(tmp_path, edits, capsys):
+    _, trained = edits
+    rows, path = tmp_path / "test.jsonl", tmp_path / "sweep.yaml"
+    path.write_text(FILE.replace("FOLDER", str(tmp_path)))
+    (tmp_path / "own.gin").write_text("LABEL_PREFIX = 'label: '\n")
+    write_rows(tmp_path / "train.jsonl", 40)
+    write_rows(rows, 10, start=50)
+    assert main.main(["sweep", str(path), "--prepare"]) == exit_codes.DONE
+    write_rows(rows, 9, start=50)
+    assert main.main(["sweep", str(path), "--prepare"]) == exit_codes.DONE, "nothing has begun"
+    (tmp_path / "out" / NAMES[1] / "checkpoints" / "5").mkdir(parents=True)
+    write_rows(rows, 8, start=50)
+    for flags in ([], ["--dry_run"], [f"--run={NAMES[1]}"]):
+        assert main.main(["sweep", str(path), *flags]) == exit_codes.MISTAKE
+        assert (
+            f"the rows of {rows} have changed since {NAMES[1]} of {tmp_path / 'out'} began" in capsys.readouterr().err
+        )
+    assert trained == []
+    (tmp_path / "out" / NAMES[1] / "checkpoints" / "5").rmdir()
+    assert main.main(["sweep", str(path), "--dry_run"]) == exit_codes.DONE
 
 
 def test_the_runs_of_a_demo_are_compared_as_those_of_a_sweep(tmp_path, edits):

@@ -96,15 +96,22 @@ def test_a_dry_run_then_one_run_then_workers_for_the_rest(sweep_file, tmp_path, 
     assert main.main(["sweep", str(tmp_path / "out"), "--run=rates-1_1"]) == 0  # done; the directory alone suffices
 
     seed = ["sweep", path, '--more={"rates": "1:1", "RANDOM_SEED": 5}', "--dry_run"]
-    for rows, lines in ((40, 0), (41, 1)):
-        write_rows(tmp_path / "train.jsonl", rows)
+    assert main.main(seed) == 0
+    train = tmp_path / "train.jsonl"
+    write_rows(train, 41)
+    before = (tmp_path / "out" / "sweep.json").read_text()
+    new = "--run=rates-1_1__RANDOM_SEED-5"
+    for command in (seed, [*seed, new], seed[:-1], [*seed[:-1], new], [*seed[:-1], "--workers=1"]):
         capfd.readouterr()
-        assert main.main(seed) == 0
-        text = "the training rows have changed since rates-1_1 and runs of 1 other setting were trained: "
-        assert capfd.readouterr().out.count(text) == lines
-    assert main.main(["sweep", path, "--dry_run"]) == 0
+        assert main.main(command) == exit_codes.MISTAKE
+        text = (
+            f"the rows of {train} have changed since rates-1_1, rates-4_1 of {tmp_path / 'out'} began: the runs to do"
+        )
+        assert text in capfd.readouterr().err
+        assert (tmp_path / "out" / "sweep.json").read_text() == before
+    assert main.main(["sweep", path, "--drop_more", "--dry_run"]) == 0
     said = capfd.readouterr().out
-    assert f"{text}all runs are done, so table and report are about the rows of before; for results on" in said
+    assert f"the training rows ({train}) have changed since rates-1_1 and 1 more were trained: no run is to do" in said
 
 
 def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, capsys):

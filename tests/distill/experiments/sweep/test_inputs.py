@@ -38,6 +38,13 @@ def test_an_edited_file_and_changed_rows_are_named(run):
         PLANNED.refuse_changed(run, Inputs(rows={"set, split train, settings a": ["z"]}))
 
 
+def test_changed_rows_are_named_by_their_files(run):
+    now = Inputs(rows={"set, split train, settings a": ["z"]})
+    assert PLANNED.changed_rows(PLANNED) == [] and PLANNED.changed_rows(now) == ["set, split train, settings a"]
+    with pytest.raises(Changed, match=r"not started: the rows of a\.jsonl, b\.jsonl have changed since"):
+        PLANNED.refuse_changed(run, now, {"train": ["a.jsonl", "b.jsonl"], "test": "c.jsonl"})
+
+
 def test_newer_files_replace_and_hashes_are_added():
     both = PLANNED.updated(Inputs({"a.gin": {"LAMBDA": 3.0}}, {"set, split train, settings a": ["z"]}))
     assert both.gin == {"a.gin": {"LAMBDA": 3.0}, "b.gin": {"LOG_PERIOD": 1}}
