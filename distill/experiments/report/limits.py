@@ -51,6 +51,8 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
             "Runs of one setting were trained on different rows, because the files or their split changed between them. "
             f"They are not pooled: each is a setting with the beginning of its rows' fingerprint ({', '.join(rows)} runs)."
         )
+    else:
+        out += settings.other_rows({cell.label: cell.runs for cell in part.cells}, "train")
     few = [cell for cell in part.cells if len(cell.runs) < FEW_SEEDS]
     if few:
         least = min(len(cell.runs) for cell in few)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distill.experiments.report.collect import Collection, ReportError, Run
@@ -19,6 +19,13 @@ _FIRST = ("FORM", "NORMALIZER", "LAMBDA", RATE, "SUBSAMPLE", "TRAIN_ROWS", "LABE
 TRAIN_DATA = "training rows"
 TEST_DATA = "test rows"
 _MOST_NAMES = 2
+# Macros on which the rows of a run, and their texts and tokens, do not depend.
+_OF_ANY_ROWS = frozenset({
+    "ALPHA", "ATTENTION", "BATCH_SIZE", "CHECKPOINT_PERIOD", "DROPOUT_RATE", "DTYPE", "EMA_DECAY", "EVAL_FORM",
+    "EVAL_PERIOD", "FORM", "LABEL_RATE", "LABEL_SMOOTHING", "LAMBDA", "LAMBDA_END", "LAMBDA_START", "LEARNING_RATE",
+    "LORA_ALPHA", "LORA_RANK", "LOSS", "MODEL", "MUTUAL_INFORMATION", "NORMALIZER", "NUM_MICROBATCHES", "OPTIMIZER",
+    "PATIENCE", "RATIONALE_RATE", "TRAIN_STEPS", "WARMUP_STEPS", "Z_LOSS",
+})  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -181,6 +188,44 @@ def keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
     if _other_data(found, data, runs):
         found = [(*key, (TRAIN_DATA, value)) for key, value in zip(found, data)]
     return found
+
+
+def other_rows(labelled: Mapping[str, Sequence[Run]], split: str) -> list[str]:
+    """A line on settings that read other rows than the rest, although their configurations give the same ones.
+
+    Their files were edited between the runs. Rows that the seed draws are compared within a seed.
+
+    Args:
+      labelled: name of a setting → its runs.
+      split: ``train`` or ``test``.
+    """
+    groups: dict[str, dict[str | None, list[str]]] = {}
+    for label, runs in labelled.items():
+        for run in runs:
+            own = {name: value for name, value in run.configuration.items() if name not in _OF_ANY_ROWS}
+            found = groups.setdefault(json.dumps([run.seed, own], sort_keys=True, default=str), {})
+            found.setdefault(run.fingerprint(split), []).append(label)
+    most: dict[str, None] = {}
+    others: dict[str, None] = {}
+    for found in groups.values():
+        if len(found) > 1:
+            ranked = sorted(found.values(), key=len, reverse=True)
+            most |= dict.fromkeys(ranked[0])
+            others |= dict.fromkeys(label for labels in ranked[1:] for label in labels)
+    if not others:
+        return []
+    verb = "trained" if split == "train" else "scored"
+    was = "was" if len(others) == 1 else "were"
+    return [
+        f"{_listed(others)} {was} {verb} on other rows than {_listed(most)}: the files have changed between these runs, so "
+        "their scores differ for another reason than the settings."
+    ]
+
+
+def _listed(labels: Iterable[str]) -> str:
+    """Names of settings as a list."""
+    *first, last = [one_line(label) for label in labels]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:

@@ -88,12 +88,8 @@ def cells(sweep: Sweep) -> list[Cell]:
 def _keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
     """Of each run its levels without the seed, and what else distinguishes it from others of its setting in a report."""
     plain = [tuple((axis, value) for axis, value in run.values.items() if axis != SEED) for run in runs]
-    try:
-        read = [
-            collect.Run(run.name, run.directory, run.directory.parent, run.values, record.read(run.directory).to_json())
-            for run in runs
-        ]
-    except (FileNotFoundError, ValueError):  # the report names what is wrong with a record
+    read = _records(runs)
+    if not read:
         return plain
     axes, by_data = {axis for run in read for axis in run.axes}, settings.by_data(read, of_sweep=True)
     more: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -102,6 +98,27 @@ def _keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
         for run, key in zip(group, settings.keys(group)):
             more[run.name] = (*of_test, *(pair for pair in key if pair[0] not in axes))
     return [(*key, *more[run.name]) for key, run in zip(plain, runs)]
+
+
+def _records(runs: Sequence[Run]) -> list[collect.Run]:
+    """The runs with their records; none if one cannot be read: the report names what is wrong with it."""
+    try:
+        return [
+            collect.Run(run.name, run.directory, run.directory.parent, run.values, record.read(run.directory).to_json())
+            for run in runs
+        ]
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def notes(sweep: Sweep) -> list[str]:
+    """Lines below the table on settings that were trained, or scored, on other rows than the rest."""
+    labelled: dict[str, list[collect.Run]] = {}
+    done = [run for run in sweep.runs() if run.done]
+    for run, key in zip(_records(done), _keys(done)):
+        label = ", ".join(f"{axis} {level}" for axis, level in key) or "all runs"
+        labelled.setdefault(label, []).append(run)
+    return [line for split in ("train", "test") for line in settings.other_rows(labelled, split)]
 
 
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
@@ -284,6 +301,8 @@ def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[
         return found
     plot(sweep, found, sweep.directory / "results.png", title, xlabel, len(failures))
     console.print(table(sweep, found, failures))
+    for line in notes(sweep):
+        console.print(f"NOTE {line}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{sweep.directory / 'results.csv'}  {sweep.directory / 'results.png'}", highlight=False)
     write_report(sweep.directory, title, console)
     return found

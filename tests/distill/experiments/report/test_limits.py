@@ -30,6 +30,15 @@ def test_rates_beside_lambda_are_no_idle_axis_and_have_a_baseline_at_their_rate(
     assert [head.name for head in found.headlines] == ["an effective λ of 1 (rates 2:1, LAMBDA 1.0)"]
 
 
+def test_settings_that_were_trained_on_other_rows_are_warned_of(tmp_path):
+    for lam in (0.1, 1.0):
+        synthetic.write_run(
+            tmp_path / f"r{lam}", [True, False], configuration={"LAMBDA": lam}, fingerprints={"train": f"rows{lam}"}
+        )
+    warned = limits.warnings(analysed(tmp_path)[1])
+    assert any(text.startswith("LAMBDA 1.0 was trained on other rows than LAMBDA 0.1: the files") for text in warned)
+
+
 def test_few_seeds_and_idle_axes_are_warned_of(tmp_path):
     random = np.random.default_rng(0)
     names = []

@@ -66,6 +66,24 @@ def test_other_training_rows_are_not_pooled(tmp_path):
     assert [cell.label for cell in part.cells] == ["training rows train100", "training rows new"]
 
 
+def test_settings_on_rows_that_were_edited_between_them_are_named(tmp_path):
+    new = {"fingerprints": {"train": "new"}}
+    runs = [({"LAMBDA": lam, "RANDOM_SEED": seed}, new if lam == 3 else {}) for lam in (1, 2, 3) for seed in (0, 1)]
+    (part,) = settings.parts(folder(tmp_path / "a", *runs))
+    (line,) = settings.other_rows({cell.label: cell.runs for cell in part.cells}, "train")
+    assert line.startswith("LAMBDA 3 was trained on other rows than LAMBDA 1 and LAMBDA 2: the files have changed")
+    assert settings.other_rows({cell.label: cell.runs for cell in part.cells}, "test") == []
+    drawn = [
+        ({"LAMBDA": lam, "RANDOM_SEED": seed}, {"fingerprints": {"train": str(seed)}})
+        for lam in (1, 2)
+        for seed in (0, 1)
+    ]
+    sizes = [({"SUBSAMPLE": 0.5}, {}), ({"SUBSAMPLE": 1.0}, new)]
+    for number, known in enumerate((drawn, sizes)):
+        found = {str(run.axes): [run] for run in folder(tmp_path / str(number), *known).runs}
+        assert settings.other_rows({run.name: [run] for runs in found.values() for run in runs}, "train") == []
+
+
 def test_a_sweep_whose_seeds_draw_their_data_compares_within_seeds(tmp_path):
     names = []
     for method in ("standard", "step-by-step"):

@@ -64,6 +64,9 @@ def test_runs_on_other_rows_are_not_pooled(sweep):
     assert [(list(cell.values.values()), len(cell.scores)) for cell in found] == [
         (["standard", "t", "old"], 2), (["standard", "t", "new"], 1), (["step-by-step", "u"], 1),
     ]  # fmt: skip
+    assert [line.partition(":")[0] for line in report.notes(sweep)] == [
+        "method step-by-step, test rows u was scored on other rows than method standard, test rows t, training rows old"
+    ]
     headers = [str(column.header) for column in report.table(sweep, found).columns]
     assert headers[:3] == ["method", "test rows", "training rows"]
     report.plot(sweep, found, sweep.directory / "rows.png", failed=2)
