@@ -101,11 +101,17 @@ class _Active:
     def __init__(self, group: list[Run], runs: list[Run], job: Job, lease: leases.Lease):
         self.group, self.runs, self.job, self.lease = group, runs, job, lease
         self.started, self.ending = time.monotonic(), False
+        self._step = workers.last_step(job.log)  # of an earlier attempt
 
     @property
     def name(self) -> str:
         more = f" and {len(self.runs) - 1} more seeds" if len(self.runs) > 1 else ""
         return f"{self.runs[0].name}{more}"
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has logged a step since it was started, so that its inputs were accepted."""
+        return workers.last_step(self.job.log) != self._step
 
 
 class Signals:
@@ -157,6 +163,7 @@ class Scheduler:
         self._spoke = time.monotonic()
         self._waited = False
         self._refusal: str | None = None  # of a run that was not started
+        self._told = False  # that others train on
 
     def run(self) -> None:
         """Trains until no group is open.
@@ -185,6 +192,7 @@ class Scheduler:
                         time.sleep(_OTHERS_S)
                     for active in list(self._active):
                         self._watch(active)
+                    self._tell_refusal()
                     self._speak()
                     time.sleep(_POLL_S)
             finally:
@@ -231,7 +239,7 @@ class Scheduler:
         if code == exit_codes.MACHINE:
             raise OSError(f"{active.runs[0].name}: {workers.last_line(active.job.log)}")
         if code == workers.CHANGED_CODE:
-            self._refuse(workers.last_line(active.job.log))
+            self._refusal = self._refusal or workers.last_line(active.job.log)
             return
         first: dict[str, str] = {}  # error → the first run that has it
         for run in active.runs:
@@ -252,12 +260,16 @@ class Scheduler:
                     failed = outcomes.note_failure(run, workers.reason(code, active.job.log, times))
                 self._failed(run, failed, first.setdefault(failed.error, run.name))
 
-    def _refuse(self, reason: str) -> None:
-        """Starts no more runs, for ``reason``; those that train go on to their end."""
-        if self._refusal is None:
-            going = f"; {counted(len(self._active))} that had started before {form(len(self._active), 'goes', 'go')} on"
-            self._say(f"{reason}{going if self._active else ''}")
-        self._refusal = reason
+    def _tell_refusal(self) -> None:
+        """Says once why no more runs start while others train to their end; the error at the end says it again.
+
+        A run that has not logged a step may be refused, too.
+        """
+        if self._refusal is None or self._told or not self._active or not all(one.trains for one in self._active):
+            return
+        number = len(self._active)
+        self._say(f"{self._refusal}; {counted(number)} that had started before {form(number, 'goes', 'go')} on")
+        self._told = True
 
     def _stopped(self, run: Run, active: _Active) -> None:
         """A worker that somebody else stopped continues, a limited number of times."""

@@ -31,6 +31,7 @@ if what == "wait":
     (folder / "ready").touch()
     time.sleep(60)
 if what == "slow":
+    print("step 1/2  loss 1.0", flush=True)
     time.sleep(1)
     what = "done"
 if what == "done":
@@ -85,6 +86,7 @@ def test_every_run_is_trained_once_and_failures_are_recorded(directory):
 
 def test_after_a_run_that_was_refused_none_starts_and_those_that_train_end(directory):
     made, lines = planned(directory, a="5,done", b="slow", c="done"), []
+    (directory / "b" / "sweep.log").write_text("step 5/9  loss 1.0\n")  # of an earlier attempt
     with pytest.raises(Changed, match=r"^the last line$"):
         schedule(made, say=lines.append)
     assert [starts(made, name) for name in "abc"] == [1, 1, 0] and made.runs[1].done
@@ -92,6 +94,13 @@ def test_after_a_run_that_was_refused_none_starts_and_those_that_train_end(direc
     assert [entry.state for entry in plan.read_directory(directory)] == ["waiting", "done", "waiting"]
     schedule(made)
     assert all(run.done for run in made.runs)
+
+
+def test_runs_that_are_refused_alike_are_one_message(directory):
+    made, lines = planned(directory, a="5", b="5"), []
+    with pytest.raises(Changed, match=r"^the last line$"):
+        schedule(made, say=lines.append)
+    assert [starts(made, name) for name in "ab"] == [1, 1] and not any("the last line" in line for line in lines)
 
 
 def test_a_failed_run_is_repeated_as_often_as_told(directory):
