@@ -105,13 +105,18 @@ def _in_this_process(sweep: "Sweep", options: argparse.Namespace) -> int:
 
 
 def _report(sweep: "Sweep", plan: "Plan", failures: dict[str, str], options: argparse.Namespace) -> int:
+    _write_results(sweep, plan, options)
+    return experiments.exit_code(failures, plan.directory)
+
+
+def _write_results(sweep: "Sweep", plan: "Plan", options: argparse.Namespace) -> None:
+    """Writes table, plot and report, and says what follows."""
     from distill.experiments.report import terminal as sweep_report
     from distill.experiments.sweep import leases
 
     with leases.exclusively(plan.directory):
         sweep_report.write_all(dataclasses.replace(sweep, planned=tuple(plan.runs)))
     next_steps.show(next_steps.after_sweep(plan.directory), quiet=command_runs.is_quiet(options))
-    return experiments.exit_code(failures, plan.directory)
 
 
 def _report_only(sweep: "Sweep", options: argparse.Namespace) -> int:
@@ -233,7 +238,12 @@ def _some_runs(sweep: "Sweep", options: argparse.Namespace) -> int:
         for run in named:
             if run.done and run.name not in trained:
                 _say(options)(f"{run.name} was finished: nothing was trained")
-        _say(options)(status.line(made))
+        newest = plan.read_plan(made.directory)
+        _say(options)(status.line(newest))
+        if trained and sweep.search is None and not any(outcomes.is_open(run) for run in newest.runs):
+            _write_results(sweep, newest, options)
+        elif trained and (made.directory / "results.csv").exists():
+            _say(options)(f"results.csv and report lack these runs: distill sweep {made.directory} --report_only")
     failures = {run.name: found.error for run in named if (found := outcomes.failure(run)) is not None}
     return experiments.exit_code(failures)
 

@@ -10,6 +10,7 @@ from distill import exit_codes, terminal
 from distill.api import configuration
 from distill.cli import experiments, main, sweeps
 from distill.experiments import sweep
+from distill.experiments.report import terminal as report_terminal
 from distill.experiments.sweep import SweepError, leases, outcomes, plan, planning
 from tests_support import begin_run, write_rows
 
@@ -209,7 +210,7 @@ def test_named_runs_are_trained_in_their_groups_with_the_leases_of_all(sweep_fil
     assert len(trained) == 4, "nothing was trained"
 
 
-def test_failed_runs_are_repeated_only_where_they_are_named(sweep_file, tmp_path, monkeypatch):
+def test_failed_runs_are_repeated_only_where_they_are_named(sweep_file, tmp_path, monkeypatch, capsys):
     path, out = sweep_file("axes: {RANDOM_SEED: [0, 1, 2]}"), tmp_path / "out"
     made, trained = planning.prepare(sweep.read(path, out)), []
     for run in made.runs:
@@ -220,6 +221,23 @@ def test_failed_runs_are_repeated_only_where_they_are_named(sweep_file, tmp_path
     assert main.main(["sweep", path, "--run=RANDOM_SEED-2", "--retry_failed"]) == exit_codes.DONE
     assert [outcomes.failure(run) is not None for run in made.runs] == [True, False, False]
     assert trained == ["RANDOM_SEED-1", "RANDOM_SEED-2"]
+
+    def finish(runs, *_):
+        for run in runs:
+            run.directory.mkdir(exist_ok=True)
+            (run.directory / "result.json").write_text("{}")
+        return {}
+
+    written = []
+    monkeypatch.setattr(experiments, "train_group", finish)
+    monkeypatch.setattr(report_terminal, "write_all", lambda sweep: written.append([run.name for run in sweep.runs()]))
+    (out / "results.csv").touch()
+    assert main.main(["sweep", path, "--index=1"]) == exit_codes.DONE
+    assert f"results.csv and report lack these runs: distill sweep {out} --report_only" in capsys.readouterr().out
+    assert main.main(["sweep", path, "--run=RANDOM_SEED-2"]) == exit_codes.DONE
+    assert written == [[run.name for run in made.runs]], "those that failed have ended, too"
+    assert main.main(["sweep", path, "--run=RANDOM_SEED-0", "--retry_failed"]) == exit_codes.DONE
+    assert len(written) == 2 and f"distill report {out}" in capsys.readouterr().err
 
 
 def test_a_point_that_was_deleted_from_the_file_is_dropped_and_named(sweep_file, tmp_path, monkeypatch, capsys):
