@@ -46,6 +46,7 @@ class Configurations:
         self._given: tuple[str, Mapping[str, Any]] | None = None
         self._measured: dict[str, list[str]] = {}
         self._samples: dict[str, list[str]] = {}
+        self._seen: dict[str, list[str]] = {}
         self._values: dict[str, Mapping[str, Any]] = {}
         self._begun_with: dict[str, Mapping[str, Any]] = {}
         self._noted: set[str] = set()
@@ -106,17 +107,12 @@ class Configurations:
 
         from distill.data import cache, counts, examples, fullness
         from distill.tasks import registration
-        from distill.tasks.feeding import RecordDataSource
 
         provider = registration.get(data.mixture_or_task_name)
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
         tasks = [task for task in tasks if registration.spans_of(task) is None]  # spans fill their windows
         layout, split, cached = data.layout, data.split, data.cache_dir
-        known = [
-            (one, one.source if cached is None else cache.known_rows(cached, one.name, split))
-            for one in tasks
-            if isinstance(one.source, RecordDataSource)
-        ]
+        known = [(one, rows) for one in tasks if (rows := _known_rows(one, data)) is not None]
         rows = [(registration.settings_of(one.name), of.rows_sha256(split)) for one, of in known]
         windows = (layout.encoder_length, layout.decoder_length, layout.shared_encoder)
         key = repr(([task.name for task in tasks], split, rows, windows))
@@ -131,6 +127,26 @@ class Configurations:
                 is_sample |= not whole
             self._samples[key] = fullness.truncation(found, layout, "a sample of" if is_sample else "the")
         return self._samples[key]
+
+    def seen_rows(self, runs: Sequence[Run]) -> list[str]:
+        """Warnings that count the validation and test rows with the input of a training row, each once."""
+        return list(dict.fromkeys(text for run in runs for text in self._seen.get(_without_seed(run), ())))
+
+    def note_seen_rows(self, run: Run) -> None:
+        """Reads what :meth:`seen_rows` says of a run that was just checked."""
+        from distill.tasks import registration
+        from distill.training import checks
+        from distill.training.config import DataConfig
+
+        key = _without_seed(run)
+        if key not in self._seen:
+            given = self._arguments(run)
+            data, found = given["data"], []
+            if isinstance(data, DataConfig):
+                provider = registration.get(data.mixture_or_task_name)
+                known = [_known_rows(task, data) for task in getattr(provider, "tasks", [provider])]
+                found = checks.seen_among(known, data, given.get("validation"))
+            self._seen[key] = found
 
     def _arguments(self, run: Run) -> Mapping[str, Any]:
         """The arguments of a run; the run that all start from need not exist yet."""
@@ -313,6 +329,16 @@ class Configurations:
                 known[key] = Bound(seconds, target.num_chips, found["peak_hbm_bytes"], found["fits"])
             out[run.name] = known[key]
         return out
+
+
+def _known_rows(task: Any, data: Any) -> Any:
+    """The training rows of a task, those of its cache if it is read from one; None if its source holds no records."""
+    from distill.data import cache
+    from distill.tasks.feeding import RecordDataSource
+
+    if not isinstance(task.source, RecordDataSource):
+        return None
+    return task.source if data.cache_dir is None else cache.known_rows(data.cache_dir, task.name, data.split)
 
 
 def _without_seed(run: Run) -> str:

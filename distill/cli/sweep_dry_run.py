@@ -37,6 +37,7 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     def check(run: "Run") -> None:
         accept(run)
         configurations.measure(run)
+        configurations.note_seen_rows(run)
 
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
     made, probes, stale = sweep_planning.checked(sweep, options, configurations, shown, check, write=False)
@@ -48,7 +49,8 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
     long = sweep_checks.truncation_lines([*made.runs, *probes], configurations.truncated)
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
-    for text in (*long, *found, *stale):
+    seen = configurations.seen_rows([*made.runs, *probes])
+    for text in (*long, *found, *stale, *seen):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
     failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)

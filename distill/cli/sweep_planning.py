@@ -55,11 +55,17 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
         for line in left_out_lines(sweep.directory, plan.left_out(sweep.directory, made.runs)):
             shown.say(line)
         return planning.prepare(sweep, **compared)
-    made, probes, stale = checked(sweep, options, configurations, shown, configurations.check_and_note)
+
+    def checks(run: "Run") -> None:
+        configurations.check_and_note(run)
+        if options.prepare:  # the workers' warnings are in their logs
+            configurations.note_seen_rows(run)
+
+    made, probes, stale = checked(sweep, options, configurations, shown, checks)
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
-    for text in (*found, *stale):
+    for text in (*found, *stale, *configurations.seen_rows([*made.runs, *probes])):
         shown.warn(text)
     return made
 

@@ -23,6 +23,7 @@ from distill.training.step import make_train_step
 
 if TYPE_CHECKING:  # SeqIO, which a run on token windows does not need
     from distill.data.batches import BatchStream
+    from distill.data.examples import KnownRows
 
 
 def check(
@@ -122,11 +123,25 @@ def seen_rows(data: DataConfig | TokenBatchesConfig, stream: Stream, validation:
     if validation is None or isinstance(data, TokenBatchesConfig):
         return []
     from distill.tasks import registration
+
+    provider = registration.get(data.mixture_or_task_name)
+    tasks = getattr(provider, "tasks", [provider])
+    return seen_among([cast("BatchStream", stream).rows_of(task.name) for task in tasks], data, validation)
+
+
+def seen_among(known: "Sequence[KnownRows | None]", data: DataConfig, validation: ValidationConfig | None) -> list[str]:
+    """:func:`seen_rows` of a run without its stream.
+
+    Args:
+      known: the training rows of its tasks; None for a task whose source holds no records.
+      data, validation: of the run.
+    """
+    from distill.tasks import registration
     from distill.tasks.feeding import RecordDataSource
 
-    provider, scored = registration.get(data.mixture_or_task_name), registration.get(validation.task_name).source
-    tasks = getattr(provider, "tasks", [provider])
-    known = [cast("BatchStream", stream).rows_of(task.name) for task in tasks]
+    if validation is None:
+        return []
+    scored = registration.get(validation.task_name).source
     held = {rows.rows_sha256(data.split): rows for rows in known if rows is not None}  # forms of a data set share them
     if not held or not isinstance(scored, RecordDataSource):
         return []

@@ -105,6 +105,21 @@ def test_a_run_that_has_saved_a_step_keeps_the_rows_of_its_sweep(tmp_path, edits
     assert main.main(["sweep", str(path), "--dry_run"]) == exit_codes.DONE
 
 
+def test_rows_that_are_tested_and_trained_on_are_counted_once_before_workers_start(tmp_path, edits, capsys):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(FILE.replace("FOLDER", str(tmp_path)))
+    (tmp_path / "own.gin").write_text("LABEL_PREFIX = 'label: '\n")
+    write_rows(tmp_path / "train.jsonl", 40)
+    write_rows(tmp_path / "test.jsonl", 10)
+    text = " rows of split 'test' have the input of a training row"
+    for flags in (["--dry_run"], ["--prepare"]):
+        assert main.main(["sweep", str(path), *flags]) == exit_codes.DONE
+        said = capsys.readouterr()
+        assert (said.out + said.err).count(text) == 1
+    assert main.main(["sweep", str(path), f"--run={NAMES[0]}"]) == exit_codes.DONE
+    assert text not in capsys.readouterr().err, "the run says it itself"
+
+
 def test_the_runs_of_a_demo_are_compared_as_those_of_a_sweep(tmp_path, edits):
     edits, trained = edits
     own, path = tmp_path / "own.gin", tmp_path / "sweep.yaml"
