@@ -195,12 +195,38 @@ class Run:
             model_directory.start_undone_on_failure(self.directory, writes=first),
         ):
             self.register()
-            self.introduce(terminal, writes=first)
-            self._check_finished(terminal, overrides)
             given = {**self.arguments, **overrides}
+            self._introduce(terminal, given, writes=first)
+            names = [name for name, value in overrides.items() if value]
+            if names and (epath.Path(self.directory) / model_directory.RESULT).exists():
+                without = f"arguments without effect: {', '.join(names)}"
+                terminal.warn(f"{self.directory} is finished; nothing is trained; {without}")
             return train.train(**{"cost_model": step_costs.of_run(given), **given}, lock=lock, quiet=quiet)
 
-    def _check_finished(self, terminal: Terminal, overrides: Mapping[str, Any]) -> None:
+    def _check_longer(self, given: Mapping[str, Any]) -> None:
+        """Refuses more steps for a run that its patience has ended, before its data is read.
+
+        Raises:
+          ValueError: the training would end at once.
+        """
+        from distill.checkpoints import schemas
+        from distill.checkpoints.manager import BEST, LATEST
+        from distill.training.config import Progress
+
+        root, validation = epath.Path(self.directory), given.get("validation")
+        names = [path.name for path in (root / LATEST).iterdir()] if (root / LATEST).exists() else []
+        newest = max((int(name) for name in names if name.isdecimal()), default=None)
+        if newest is None:
+            return
+        try:
+            saved = Progress(**schemas.read_json(root / LATEST / str(newest), "progress"))
+        except (ValueError, TypeError, OSError):  # the training reads an older step, or says it
+            return
+        agrees = saved.higher_is_better == Progress.of(validation).higher_is_better
+        if agrees and (root / BEST / str(saved.best_step)).exists():  # else the training selects, and counts, anew
+            saved.limit(given["loop"].train_steps, validation.patience if validation else None)
+
+    def _check_finished(self) -> None:
         """Checks that a finished run, which is not trained again, is the one that is configured.
 
         Raises:
@@ -211,8 +237,6 @@ class Run:
         root = epath.Path(self.directory)
         if not (root / model_directory.RESULT).exists():
             return
-        if names := [name for name, value in overrides.items() if value]:
-            terminal.warn(f"{root} is finished; nothing is trained; arguments without effect: {', '.join(names)}")
         try:
             before = record.read(root).data
         except (FileNotFoundError, ValueError):  # of an earlier version
@@ -224,8 +248,19 @@ class Run:
             )
 
     def introduce(self, terminal: Terminal, *, writes: bool) -> None:
-        """:meth:`begin`, and says its lines, the :meth:`advice`, and how many rows are held out of the registered tasks."""
-        for line in self.begin(writes=writes):
+        """:meth:`begin`, and says its lines, the :meth:`advice`, and how many rows are held out of the registered tasks.
+
+        Raises:
+          ValueError: as :meth:`begin`; more steps do not continue the run; or it is finished, and its rows have changed.
+        """
+        self._introduce(terminal, self.arguments, writes=writes)
+
+    def _introduce(self, terminal: Terminal, given: Mapping[str, Any], *, writes: bool) -> None:
+        """:meth:`introduce` of a run that trains with the arguments ``given``."""
+        lines = self.begin(writes=writes)
+        self._check_longer(given)
+        self._check_finished()
+        for line in lines:
             terminal.say(line)
         advice = self.advice()
         with terminal.stage("reading the validation rows", announce=False):
