@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from distill import exit_codes, terminal
 from distill.cli import experiments, sweep_planning
 from distill.cli import runs as command_runs
-from distill.counting import counted
+from distill.counting import counted, form
 
 if TYPE_CHECKING:
     from distill.experiments.sweep import Run, Sweep
@@ -24,7 +24,7 @@ def dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
 
 def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     from distill.cli import sweep_checks
-    from distill.experiments.sweep import estimates, outcomes, plan, remarks
+    from distill.experiments.sweep import estimates, outcomes, plan, planning, remarks
 
     if options.topology:
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -53,7 +53,9 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     for text in (*long, *found, *stale, *seen):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
+    restarted = planning.restarted(sweep, made.runs, configurations.differs)
     failed = [] if options.retry_failed else outcomes.given_up(made.runs, options.retries)
+    failed = [run for run in failed if run not in restarted]
     waiting = [run for run in made.runs if not run.done and run not in failed and outcomes.pruned(run) is None]
     if sweep.search is not None:
         ended = len(made.runs) - len(waiting)
@@ -63,6 +65,11 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         bounds = configurations.bounds(waiting, options.topology)
         for line in sweep_checks.bound_lines(bounds):
             console.print(line, highlight=False)
+    if restarted:
+        count, verb = counted(len(restarted)), form(len(restarted), "starts", "start")
+        what = f"{count} that failed {verb} from the beginning: the configuration has changed"
+        named = f"{restarted[0].name}{', …' * (len(restarted) > 1)}"
+        console.print(f"{what} ({named})", highlight=False, markup=False, soft_wrap=True)
     if failed:
         count = counted(len(failed))
         console.print(f"{count} failed before; --retry_failed repeats failed runs", highlight=False)

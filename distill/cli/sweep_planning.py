@@ -143,7 +143,9 @@ def left_out_lines(directory: Path, left_out: Sequence["Run"]) -> list[str]:
         return []
     named = [f"{run.name} ({outcomes.state(run, outcomes.is_running(directory, [run]))})" for run in left_out[:_NAMED]]
     shown = ", ".join(named) + ", …" * (len(left_out) > _NAMED)
-    kept = "left out of table and report; the folders are kept, for when they are added again"
+    kept = "left out of table and report"
+    if any(run.directory.exists() for run in left_out):
+        kept += "; the folders are kept, for when they are added again"
     what = f"{counted(len(left_out), 'run')} of {directory} {form(len(left_out), 'is', 'are')}"
     return [f"{what} not in this sweep any more ({shown}): {kept}"]
 

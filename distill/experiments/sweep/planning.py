@@ -90,6 +90,20 @@ def _prepared(
     return made
 
 
+def restarted(sweep: Sweep, runs: Sequence[Run], differs: Callable[[Run], str]) -> list[Run]:
+    """The failed runs whose configuration has changed, which :func:`prepare` repeats from their beginning.
+
+    Args:
+      sweep, differs: as for :func:`prepare`, which has accepted them.
+      runs: of the sweep.
+    """
+    there = plan.contents(sweep.directory)
+    sweep = sweep.respelled(there.get("axes", {}))
+    failed = [run for run in runs if run.name in _failed(runs, there)]
+    changed = same_sweep.changed(sweep, failed, there)
+    return [run for run in failed if run in changed or (same_sweep.has_begun(run.directory) and differs(run))]
+
+
 def _dropped(directory: Path, runs: Sequence[Run], there: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of begun or failed runs that a plan has, or has dropped, and that are not among ``runs``."""
     if "format" not in there:

@@ -260,7 +260,13 @@ def test_a_point_that_was_deleted_from_the_file_is_dropped_and_named(sweep_file,
     assert [run.name for run in plan.read_plan(out).runs] == [*names, "LAMBDA-7"]
     assert main.main(["sweep", str(out), "--drop_more", "--run=LAMBDA-1"]) == exit_codes.SOME_FAILED
     assert "2 runs of" in (said := capsys.readouterr().err) and "LAMBDA-6 (waiting), LAMBDA-7 (waiting)" in said
+    assert "left out of table and report\n" in said and "the folders are kept" not in said, "they have none"
     assert [run.name for run in plan.read_plan(out).runs] == names[:2]
+    restart = "1 run that failed starts from the beginning: the configuration has changed (LAMBDA-1)"
+    for binding, number in (("0.0", 0), ("0.5", 1)):
+        assert main.main(["sweep", path, "--dry_run", f"--gin.DROPOUT_RATE={binding}"]) == exit_codes.DONE
+        said = capsys.readouterr().out
+        assert said.count(restart) == number and said.count("1 run failed before") == 1 - number
 
 
 def test_a_plan_that_does_not_tell_added_points_apart_keeps_all(sweep_file, tmp_path):
