@@ -274,8 +274,8 @@ def test_the_sweep_file_for_own_rows_dry_runs(tmp_path, monkeypatch, capfd):
     """As a user copies it, in a folder with nothing but the rows."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rates.yaml").write_text(own_rows_sweep(), encoding="utf-8")
-    tests_support.write_rows(tmp_path / "train.jsonl", 40)
-    tests_support.write_rows(tmp_path / "test.jsonl", 10, start=50)
+    tests_support.write_rows(tmp_path / "train.jsonl", 25)
+    tests_support.write_rows(tmp_path / "test.jsonl", 10, start=25)
     assert main.main(["sweep", "rates.yaml", "--dry_run"]) == 0
     shown = capfd.readouterr()
     assert "45 runs to do" in shown.out and "WARNING" not in shown.out, shown.out

@@ -39,7 +39,7 @@ def report_command(options: argparse.Namespace) -> int:
     for analysis in written.analyses:
         for sentence in findings.sentences(analysis):
             print(textwrap.fill(sentence, 100, break_long_words=False, break_on_hyphens=False))
-        steps = proposals.next_sentences(analysis)
+        steps = proposals.next_sentences(analysis, written.unfinished)
         if len(steps) > 1:
             print(proposals.order(analysis))
         for sentence, recipe in steps:

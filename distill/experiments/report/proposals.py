@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distill.counting import counted, form
 from distill.experiments.report import comparisons, next_sweep
 from distill.experiments.report.analysis import Analysis
+from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.comparisons import Comparison
 from distill.experiments.report.next_runs import Proposal, Recipe
 from distill.experiments.report.optimum import effective_lines
@@ -104,14 +106,22 @@ def _hours(cells: Sequence[Cell]) -> float:
     return float(np.mean([cell.training("chip_seconds") / 3600 for cell in cells]))
 
 
-def next_sentences(analysis: Analysis) -> list[tuple[str, tuple[str, str]]]:
-    """What to train next, in the order of :func:`steps`: a sentence each, and :func:`recipe_text`."""
+def next_sentences(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[tuple[str, tuple[str, str]]]:
+    """What to train next, in the order of :func:`steps`: a sentence each, and :func:`recipe_text`.
+
+    Runs of the sweep that are still to do may be among those proposed; the first sentence says so.
+    """
     found, out = steps(analysis), []
+    todo = sum(each.state in ("running", "waiting") for each in unfinished)
+    first = (
+        f"Before that, finish the {counted(todo, 'run')} of the sweep that {form(todo, 'is', 'are')} still to do: the "
+        "number of runs proposed here does not take them into account."
+    )
     for place, step in enumerate(found):
         start = "Next" if len(found) == 1 else f"Next, {place + 1} of {len(found)}"
         cost = _cost(step, analysis.costs.hours) if math.isfinite(step.hours) else ""
         remark = "" if step.recipe is None else step.recipe.remark
-        text = " ".join(filter(None, (step.text, remark, cost)))
+        text = " ".join(filter(None, (step.text, remark, cost, first if todo and place == 0 else "")))
         out.append((f"{start}, {step.question}: {text}", recipe_text(step.recipe)))
     return out
 

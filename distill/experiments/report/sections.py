@@ -50,7 +50,7 @@ def of(analysis: Analysis, unfinished: Sequence[Unfinished], prefix: str = "", s
     made: list[tuple[str, str, Sequence[Block]]] = [
         ("findings", "What the data show", _findings(analysis, unfinished)),
         ("curves", "Curves", _curves(analysis)),
-        ("answers", "Answers", _answers(analysis)),
+        ("answers", "Answers", _answers(analysis, unfinished)),
         ("comparisons", "Comparisons", section_tables.comparisons_blocks(analysis)),
         ("cost", "Cost", section_tables.cost_blocks(analysis)),
         ("rows", "Rows that change", section_tables.rows_blocks(analysis, prefix)),
@@ -186,7 +186,7 @@ def _spread_of(of: quantities.Quantity, cell: Setting) -> statistics.Interval:
     return quantities.time(cell, "chip_seconds", 3600) if of.key == "chip_hours" else statistics.Interval(math.nan)
 
 
-def _answers(analysis: Analysis) -> list[Block]:
+def _answers(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Block]:
     blocks: list[Block] = []
     if analysis.shares:
         rows = tuple(
@@ -234,7 +234,7 @@ def _answers(analysis: Analysis) -> list[Block]:
         blocks.append(_fit_chart(analysis, each))
         blocks.append(Text(findings.optimum_sentence(analysis, each), "beside"))
     blocks += [Text(findings.unfitted_sentence(line), "plain") for line in analysis.unfitted]
-    steps = proposals.next_sentences(analysis)
+    steps = proposals.next_sentences(analysis, unfinished)
     if len(steps) > 1:
         blocks.append(Text(proposals.order(analysis), "plain"))
     for sentence, (what, code) in steps:

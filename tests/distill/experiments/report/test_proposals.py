@@ -3,12 +3,18 @@
 import pytest
 import yaml
 
-from distill.experiments.report import next_runs, proposals
+from distill.experiments.report import collect, next_runs, proposals
 
 
 def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_analysis):
     found = rates_analysis[1]
     (first, _), (second, (_, file)), (third, (_, seeds)) = proposals.next_sentences(found)
+    todo = [
+        collect.Unfinished(name, {}, state) for name, state in (("a", "waiting"), ("b", "running"), ("c", "failed"))
+    ]
+    said = [text for text, _ in proposals.next_sentences(found, todo)]
+    assert said[0].startswith(f"{first} Before that, finish the 2 runs of the sweep that are still to do")
+    assert said[1] == second
     assert first == (
         "Next, 1 of 3, best λ (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
         "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. The range in which the best λ "
