@@ -163,6 +163,8 @@ def test_equal_compute_is_resolved_in_the_plan(sweep_file, tmp_path, capsys):
         "  budget: {budget: [steps, compute], reference: {batch: large}}\n"
         "  RANDOM_SEED: [0, 1, 2]\n"
     )
+    write_rows(tmp_path / "train.jsonl", 25)
+    write_rows(tmp_path / "test.jsonl", 10, start=25)
     assert main.main(["sweep", path, "--gin.LOG_PERIOD=1", "--prepare"]) == 0
     assert "WARNING" not in capsys.readouterr().err
     runs = json.loads((tmp_path / "out" / "sweep.json").read_text())["runs"]
