@@ -155,11 +155,13 @@ def test_commands_without_the_flag_are_not_quiet():
 
 
 @pytest.mark.parametrize(("process", "quiet", "says"), [(0, False, True), (0, True, False), (1, False, False)])
-def test_one_process_writes_the_configuration_and_prints_what_train_says(monkeypatch, capsys, process, quiet, says):
+def test_one_process_writes_the_configuration_and_prints_what_train_says(
+    monkeypatch, capsys, tmp_path, process, quiet, says
+):
     from distill.api import run
 
     written: list[bool] = []
-    begun = run.Run("", {}, {}, {})
+    begun = run.Run("", {}, {"model_dir": str(tmp_path / "run")}, {})
     said = ["LOG_PERIOD was 50 and is now 1", "a table of ids", "10% of the training rows are held out"]
     monkeypatch.setattr(run.Run, "begin", lambda self, writes: written.append(writes) or said[:1])
     monkeypatch.setattr(run.Run, "advice", lambda self: said[1:2])
