@@ -184,7 +184,8 @@ def test_a_full_disk(line):
 def test_a_file_that_cannot_be_written(tmp_path):
     """A limit on the size of files, as a quota would have it, in the middle of writing a page of some kilobytes."""
     (tmp_path / "rows.jsonl").write_text('{"input": "a", "label": "b", "rationale": "c"}\n')
-    program = [sys.executable, "-m", "distill.cli.main", "inspect", "--inputs=rows.jsonl", "--output=page.html"]
+    program = [sys.executable, "-B", "-m", "distill.cli.main"]  # without -B, Python's own files would be cut short, too
+    program += ["inspect", "--inputs=rows.jsonl", "--output=page.html"]
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))
@@ -210,7 +211,7 @@ def test_a_plan_of_launch_that_cannot_be_written(tmp_path):
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
         "PYTHONPATH": os.fspath(pathlib.Path(__file__).resolve().parents[3]),
     }
-    done = subprocess.run([sys.executable, "-m", "distill.cli.main", *line.split()], cwd=tmp_path, env=environment,
+    done = subprocess.run([sys.executable, "-B", "-m", "distill.cli.main", *line.split()], cwd=tmp_path, env=environment,
                           preexec_fn=limit, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == exit_codes.MACHINE, done.stderr
     assert done.stderr.startswith("distill launch: ") and "File too large" in done.stderr
