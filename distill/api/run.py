@@ -214,8 +214,7 @@ class Run:
         from distill.training.config import Progress
 
         root, validation = epath.Path(self.directory), given.get("validation")
-        names = [path.name for path in (root / LATEST).iterdir()] if (root / LATEST).exists() else []
-        newest = max((int(name) for name in names if name.isdecimal()), default=None)
+        newest = own_files.newest_step(root / LATEST)
         if newest is None:
             return
         try:

@@ -107,12 +107,13 @@ class Configurations:
 
         from distill.data import cache, counts, examples, fullness
         from distill.tasks import registration
+        from distill.training import provenance
 
         provider = registration.get(data.mixture_or_task_name)
         tasks = provider.tasks if isinstance(provider, seqio.Mixture) else [provider]
         tasks = [task for task in tasks if registration.spans_of(task) is None]  # spans fill their windows
         layout, split, cached = data.layout, data.split, data.cache_dir
-        known = [(one, rows) for one in tasks if (rows := _known_rows(one, data)) is not None]
+        known = [(one, own) for one in tasks if (own := provenance.known_rows(data, one)) is not None]
         rows = [(registration.settings_of(one.name), of.rows_sha256(split)) for one, of in known]
         windows = (layout.encoder_length, layout.decoder_length, layout.shared_encoder)
         key = repr(([task.name for task in tasks], split, rows, windows))
@@ -135,7 +136,7 @@ class Configurations:
     def note_seen_rows(self, run: Run) -> None:
         """Reads what :meth:`seen_rows` says of a run that was just checked."""
         from distill.tasks import registration
-        from distill.training import checks
+        from distill.training import checks, provenance
         from distill.training.config import DataConfig
 
         key = _without_seed(run)
@@ -144,7 +145,7 @@ class Configurations:
             data, found = given["data"], []
             if isinstance(data, DataConfig):
                 provider = registration.get(data.mixture_or_task_name)
-                known = [_known_rows(task, data) for task in getattr(provider, "tasks", [provider])]
+                known = [provenance.known_rows(data, task) for task in getattr(provider, "tasks", [provider])]
                 found = checks.seen_among(known, data, given.get("validation"))
             self._seen[key] = found
 
@@ -329,16 +330,6 @@ class Configurations:
                 known[key] = Bound(seconds, target.num_chips, found["peak_hbm_bytes"], found["fits"])
             out[run.name] = known[key]
         return out
-
-
-def _known_rows(task: Any, data: Any) -> Any:
-    """The training rows of a task, those of its cache if it is read from one; None if its source holds no records."""
-    from distill.data import cache
-    from distill.tasks.feeding import RecordDataSource
-
-    if not isinstance(task.source, RecordDataSource):
-        return None
-    return task.source if data.cache_dir is None else cache.known_rows(data.cache_dir, task.name, data.split)
 
 
 def _without_seed(run: Run) -> str:

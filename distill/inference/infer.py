@@ -18,7 +18,7 @@ from distill import locking
 from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
 from distill.counting import counted
-from distill.inference import answering, answers, choosing, input_rows, model_directory, shards
+from distill.inference import answering, answers, choosing, input_rows, model_directory, own_files, shards
 from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
@@ -321,9 +321,9 @@ def fingerprint(model_dir: str | os.PathLike[str]) -> str:
     """
     for folder, item in ((BEST, "params"), (LATEST, "state")):
         root = epath.Path(model_dir) / folder
-        steps = [int(path.name) for path in root.iterdir() if path.name.isdecimal()] if root.exists() else []
-        if steps:
-            return digests.of_item(root / str(max(steps)), item)[:16]
+        newest = own_files.newest_step(root)
+        if newest is not None:
+            return digests.of_item(root / str(newest), item)[:16]
     return "none"
 
 

@@ -210,7 +210,7 @@ def plain(bindings: Mapping[str, Any]) -> dict[str, Any]:
 def has_trained(directory: epath.PathLike) -> bool:
     """Whether a run in the directory is finished or has saved a checkpoint."""
     root = epath.Path(directory)
-    return (root / RESULT).exists() or any(_has_steps(root / folder) for folder in _STEPS)
+    return (root / RESULT).exists() or any(own_files.newest_step(root / folder) is not None for folder in _STEPS)
 
 
 def unfinished(directory: epath.PathLike) -> str | None:
@@ -261,15 +261,9 @@ def _kept_name(longer: run_settings.Difference) -> str:
     return f"{longer.after}-steps" if longer.raises_steps else f"patience-{longer.after}"
 
 
-def _has_steps(folder: epath.Path) -> bool:
-    return folder.exists() and any(path.name.isdecimal() for path in folder.iterdir())
-
-
 def _newest_steps(root: epath.Path) -> list[int]:
     """The newest saved step per folder, 0 where there is none."""
-    found = [[int(path.name) for path in (root / name).iterdir() if path.name.isdecimal()] if (root / name).exists() else []
-             for name in _STEPS]  # fmt: skip
-    return [max(steps, default=0) for steps in found]
+    return [own_files.newest_step(root / name) or 0 for name in _STEPS]
 
 
 def _other_vocabulary(root: epath.Path, student: Student | None, model: bytes | None) -> list[run_settings.Difference]:

@@ -92,3 +92,10 @@ def check_can_be_made(name: str, directory: epath.PathLike) -> None:
         os.rmdir(tempfile.mkdtemp(prefix=".", dir=place))
     except OSError as error:
         raise type(error)(f"{name}={text} cannot be made in {place}: {error.strerror}; {remedy}") from None
+
+
+def newest_step(folder: epath.PathLike) -> int | None:
+    """Returns the newest complete step of a folder of steps, or None: one that is being written has no number as name."""
+    root = epath.Path(folder)
+    names = [path.name for path in root.iterdir()] if root.is_dir() else []
+    return max((int(name) for name in names if name.isdecimal()), default=None)

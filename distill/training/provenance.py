@@ -141,7 +141,7 @@ def training_rows(data: DataConfig) -> str | None:
     """
     found: dict[str, Any] = {}
     for task in _tasks(data.mixture_or_task_name):
-        known = _known(data, task)
+        known = known_rows(data, task)
         if known is None:
             return None
         found |= _of_records(task, known, data.split)
@@ -163,7 +163,7 @@ def rows_read(data: DataConfig | TokenBatchesConfig, validation: ValidationConfi
     if isinstance(data, TokenBatchesConfig):
         found[data.path] = [data.windows.fingerprint]
     else:
-        read += [(task, _known(data, task), data.split) for task in _tasks(data.mixture_or_task_name)]
+        read += [(task, known_rows(data, task), data.split) for task in _tasks(data.mixture_or_task_name)]
     if validation is not None:
         splits = [split for split in (validation.split, validation.test_split) if split is not None]
         read += [(task, _records(task), split) for task in _tasks(validation.task_name) for split in splits]
@@ -174,13 +174,12 @@ def rows_read(data: DataConfig | TokenBatchesConfig, validation: ValidationConfi
     return found
 
 
-def _known(data: DataConfig, task: "seqio.Task") -> "KnownRows | None":
+def known_rows(data: DataConfig, task: "seqio.Task") -> "KnownRows | None":
     """The training rows of a task, those of its cache if it is read from one; None if its source holds no records."""
     from distill.data import cache
 
-    if data.cache_dir is not None:
-        return cache.known_rows(data.cache_dir, task.name, data.split)
-    return _records(task)
+    rows = _records(task)
+    return rows if rows is None or data.cache_dir is None else cache.known_rows(data.cache_dir, task.name, data.split)
 
 
 def _records(task: "seqio.Task") -> "KnownRows | None":

@@ -94,12 +94,12 @@ def forecast(
 ) -> Forecast:
     """Returns the forecast of the waiting runs.
 
-    A run that continues from a checkpoint has only the steps after it to do. With ``bounds``, a run takes at least steps ·
-    seconds of an update. Otherwise a run takes steps · s, where s is the
-    mean of the seconds per update of the finished runs with the same levels, or, without one, the seconds of all finished
-    runs divided by their floating-point operations, times the operations of an update. So a run of a few updates, most of
-    whose time is compilation, counts little. Seconds are those of ``result.json``: compilation and evaluation are
-    included, and the start of the process is not.
+    A run that continues from a checkpoint has only the steps after it to do. With ``bounds``, a run takes at least
+    steps · seconds of an update. Otherwise a run takes steps · s, where s is the mean of the seconds per update of the
+    finished runs with the same levels, or, without one, the seconds of all finished runs divided by their floating-
+    point operations, times the operations of an update. So a run of a few updates, most of whose time is compilation,
+    counts little. Seconds are those of ``result.json``: compilation and evaluation are included, and the start of the
+    process is not.
 
     Args:
       waiting: the runs to do.

@@ -13,7 +13,7 @@ from distill import locking
 from distill.experiments.sweep import files, leases
 from distill.experiments.sweep.levels import SweepError
 from distill.experiments.sweep.runs import Run
-from distill.inference.own_files import FAILURE, PRUNED
+from distill.inference.own_files import FAILURE, PRUNED, newest_step
 
 _BRIEF = 120  # characters of an error in a table
 STATES = ("done", "failed", "pruned", "running", "waiting")
@@ -97,10 +97,8 @@ def state(run: Run, held: bool) -> str:
 
 
 def checkpoint_step(directory: Path) -> int | None:
-    """Returns the step of the newest complete checkpoint, or None: one that is being written has no number as name."""
-    folder = directory / "checkpoints"
-    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return max((int(name) for name in names if name.isdigit()), default=None)
+    """Returns the step of the newest complete checkpoint, or None."""
+    return newest_step(directory / "checkpoints")
 
 
 def is_open(run: Run, retries: int = 0) -> bool:

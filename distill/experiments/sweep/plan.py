@@ -3,9 +3,9 @@
 Format 2 holds ``folder`` (where relative paths begin), ``source`` (the contents of the sweep file), ``added`` (bindings of
 the command line), ``added_points`` (those of ``source`` that the command line added), ``axes``, ``metric``, ``x``,
 ``joint_seeds``, ``runs``: name → ``values``, ``numbers``, ``gin_files``, ``bindings``, ``dropped``: the same of runs
-that had begun when they were deleted from the sweep, and ``inputs``: :class:`~distill.experiments.sweep.inputs.Inputs`. A
-directory of the older format, which held ``runs`` and ``failed``
-only, is converted when its sweep is started again (:mod:`distill.experiments.sweep.planning`).
+that had begun when they were deleted from the sweep, and ``inputs``:
+:class:`~distill.experiments.sweep.inputs.Inputs`. A directory of the older format, which held ``runs`` and ``failed`` only,
+is converted when its sweep is started again (:mod:`distill.experiments.sweep.planning`).
 """
 
 import dataclasses
