@@ -78,13 +78,15 @@ class Dataset:
         """
         if split not in self.splits:
             raise ValueError(f"data set {self.name!r} has no split {split!r}; it has {', '.join(self.splits)}")
-        report = Report() if report is None else report
         cut = self.cuts_validation and split in ("train", "validation")
+        counts = records.HeldOut() if cut and report is not None else None
+        report = Report() if report is None else report
         raw = Report()
         rows = self.source("train" if cut else split, raw)
         rows = self._usable(rows, raw)
         if cut:
-            rows = splits.cut(rows, split, fraction=self.validation_fraction, seed=self.split_seed)
+            report.held_out = counts
+            rows = splits.cut(rows, split, fraction=self.validation_fraction, seed=self.split_seed, counts=counts)
         passed = _Passed(raw, report, cut, rejected=split == "train")
         found = False
         for record in rows:

@@ -1,5 +1,6 @@
 """The row that every source yields, and the report of the rows that no source will yield."""
 
+import array
 import collections
 import dataclasses
 import inspect
@@ -194,17 +195,43 @@ class Problem:
         return f"{where or self.id}: {self.reason}{text}"
 
 
+class HeldOut:
+    """Counts of the training rows from which validation rows are taken.
+
+    Attributes:
+      rows: the rows held out for validation.
+      of_rows: all rows.
+    """
+
+    def __init__(self) -> None:
+        self.rows = self.of_rows = 0
+        self._inputs = {False: array.array("q"), True: array.array("q")}  # hashes; side → those of its rows
+
+    def add(self, record: Record, held_out: bool) -> None:
+        """Counts a row."""
+        self.of_rows += 1
+        self.rows += held_out
+        self._inputs[held_out].append(hash(record.input))
+
+    def inputs(self) -> tuple[int, int]:
+        """How many different inputs the rows held out have, and how many all rows have."""
+        held_out, trained = (len(set(self._inputs[side])) for side in (True, False))
+        return held_out, held_out + trained  # no input is on both sides
+
+
 class Report:
     """Counts the rows that a source yielded, and records the problems.
 
     Attributes:
       rows: rows yielded.
       problems: all problems, in reading order.
+      held_out: of a split that is cut from the training rows, the counts of both parts; None for other splits.
     """
 
     def __init__(self) -> None:
         self.rows = 0
         self.problems: list[Problem] = []
+        self.held_out: HeldOut | None = None
 
     def add(
         self, kind: str, reason: str, *, file: Any = "", line: int | None = None, id: str = "", text: str = ""

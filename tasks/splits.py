@@ -9,9 +9,10 @@ then the labelled input with the smallest position is held out, so that validati
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
-from distill.tasks.records import Record
+from distill.tasks.records import HeldOut, Record
 
 _SPACE = 2.0**64
 
@@ -51,7 +52,9 @@ def in_subsample(record: Record, *, fraction: float, seed: int = 0) -> bool:
     return position(record.input, seed=seed, purpose="subsample") < fraction
 
 
-def cut(records: Iterable[Record], split: str, *, fraction: float = 0.1, seed: int = 0) -> Iterator[Record]:
+def cut(
+    records: Iterable[Record], split: str, *, fraction: float = 0.1, seed: int = 0, counts: HeldOut | None = None
+) -> Iterator[Record]:
     """The part of a training file's records that is ``train`` or ``validation``, in their order.
 
     Records are held back until both sides have one, which takes about ``1 / fraction`` of them. If the file ends before,
@@ -62,6 +65,7 @@ def cut(records: Iterable[Record], split: str, *, fraction: float = 0.1, seed: i
       records: all rows of the training file.
       split: ``train`` or ``validation``.
       fraction, seed: as :func:`in_validation`.
+      counts: receives the rows of both parts.
 
     Raises:
       ValueError: another split.
@@ -80,11 +84,12 @@ def cut(records: Iterable[Record], split: str, *, fraction: float = 0.1, seed: i
             break
     else:
         sides = _both_sides(first, sides, fraction, seed)
-    for record in first:
-        if sides[record.input] == wanted:
-            yield record
-    for record in remaining:
-        if in_validation(record, fraction=fraction, seed=seed) == wanted:
+    first_sides = ((record, sides[record.input]) for record in first)
+    other_sides = ((record, in_validation(record, fraction=fraction, seed=seed)) for record in remaining)
+    for record, held_out in itertools.chain(first_sides, other_sides):
+        if counts is not None:
+            counts.add(record, held_out)
+        if held_out == wanted:
             yield record
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 
 _PLACE = "the arguments"
+_FAR = 2  # times more or less than the share of rows to hold out is worth a warning
 _ROWS_MULTIPLE = 128  # of a token table that is sharded over devices
 
 
@@ -264,13 +265,16 @@ class Run:
         advice = self.advice()
         with terminal.stage("reading the validation rows", announce=False):
             held_out = self.held_out()
-        for line in (*advice, *held_out):
+        for line in advice:
             terminal.introduce(line)
+        for number, line in enumerate(held_out):
+            terminal.introduce(line, warns=number > 0)
 
     def held_out(self) -> list[str]:
         """A line about the validation rows if they are taken from the training rows; none otherwise.
 
-        The tasks must be registered. Reads the rows, unless the run is complete.
+        A warning follows if their share is far from the configured one. The tasks must be registered. Reads the rows,
+        unless the run is complete.
         """
         from distill.tasks import corpus, registration
 
@@ -279,13 +283,27 @@ class Run:
             return []
         if (epath.Path(self.directory) / model_directory.RESULT).exists():
             return []
+        task = registration.get(validation.task_name)
         try:
-            number = registration.get(validation.task_name).num_input_examples("validation") or 0
+            counts = registration.report(getattr(task, "tasks", [task])[0].name, "validation").held_out
         except (ValueError, OSError):  # the training raises it, unless it finds another mistake first
             return []
-        what = counted(number, "passage" if isinstance(dataset, corpus.Corpus) else "row")
-        held = f"{what} of the training data {form(number, 'is', 'are')} held out for validation and not trained on"
-        return [f"no validation rows are given: {held}"]
+        if counts is None:
+            return []
+        noun = "passage" if isinstance(dataset, corpus.Corpus) else "row"
+        number, every = counts.rows, counted(counts.of_rows, noun)
+        inputs, of_inputs = counts.inputs()
+        alike = f", {inputs:,} of {of_inputs:,} different inputs," if of_inputs < counts.of_rows else ""
+        held = f"{number:,} of {every} of the training data{alike} {form(number, 'is', 'are')} held out for validation"
+        lines = [f"no validation rows are given: {held} and not trained on"]
+        share, wanted = number / counts.of_rows, dataset.validation_fraction
+        if abs(number - wanted * counts.of_rows) > 1 and not wanted / _FAR <= share <= wanted * _FAR:
+            lines.append(
+                f"{share:.1%} of the training data is held out for validation, and validation_fraction is {wanted:g}: "
+                f"{noun}s with the same input are held out together, and few different inputs are not divided evenly. "
+                "Give validation rows, FILES={'train': …, 'validation': …}"
+            )
+        return lines
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant."""

@@ -57,6 +57,19 @@ def test_rejected_rows_of_a_cut_file_are_told_once():
     assert not reports["validation"].rejected
 
 
+def test_a_report_counts_both_parts_of_a_cut_and_their_inputs():
+    asked = ["question 0", "a", "a", "other", "question 0"]  # the hash holds out "a"
+    read = lambda split: (Record(id=str(number), input=text) for number, text in enumerate(asked))  # noqa: E731
+    for split, number in (("train", 3), ("validation", 2)):
+        report = Report()
+        assert len(list(Dataset("demo", read).records(split, report))) == number
+        held_out = report.held_out
+        assert (held_out.rows, held_out.of_rows, held_out.inputs()) == (2, 5, (1, 3))
+    report = Report()
+    list(Dataset("demo", read).records("test", report))
+    assert report.held_out is None
+
+
 def test_bad_declarations():
     with pytest.raises(ValueError, match="answer must be one of text, choice, equation; got 'sum'"):
         Dataset("demo", rows, answer="sum")

@@ -10,6 +10,7 @@ import pytest
 
 import distill
 from distill.api import configuration, run
+from distill.terminal import Terminal
 from distill.training.config import Progress
 from tests_support import write_rows
 
@@ -85,7 +86,7 @@ def test_rows_that_are_held_out_are_counted(tmp_path):
     made.register()
     (line,) = made.held_out()
     assert line == (
-        "no validation rows are given: 1 row of the training data is held out for validation and not trained on"
+        "no validation rows are given: 1 of 5 rows of the training data is held out for validation and not trained on"
     )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "result.json").write_text("{}")
@@ -96,6 +97,25 @@ def test_rows_that_are_held_out_are_counted(tmp_path):
     assert distill.from_gin(files, given).held_out() == []
 
 
+def test_validation_rows_far_from_the_share_are_warned_of(tmp_path, capsys):
+    asked = ["question 0"] * 20 + ["a"] * 9 + [f"other {number}" for number in range(3)]  # the hash holds out "a"
+    rows = [{"input": text, "rationale": "why", "label": "yes"} for text in asked]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": tmp_path / "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    made = distill.from_gin(files, given | {"TEST_SPLIT": None})
+    made.register()
+    counted, warning = made.held_out()
+    assert counted == (
+        "no validation rows are given: 9 of 32 rows of the training data, 1 of 5 different inputs, are held out for "
+        "validation and not trained on"
+    )
+    assert warning.startswith("28.1% of the training data is held out for validation, and validation_fraction is 0.1: ")
+    made.introduce(Terminal(), writes=False)
+    said = capsys.readouterr().err.splitlines()
+    assert counted in said and f"WARNING {warning}" in said
+
+
 def test_passages_that_are_held_out_are_counted(tmp_path):
     (tmp_path / "book.txt").write_text("\n\f".join(f"passage {number} of the book" for number in range(7)))
     given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": tmp_path / "book.txt"}, "VOCABULARY_PATH": "bytes"}
@@ -103,7 +123,7 @@ def test_passages_that_are_held_out_are_counted(tmp_path):
     made = distill.from_gin(files, given)
     made.register()
     (line,) = made.held_out()
-    assert " 1 passage of the training data is held out " in line, "by a hash, 1% of 7 passages would be none"
+    assert " 1 of 7 passages of the training data is held out " in line, "by a hash, 1% of 7 passages would be none"
 
 
 def test_from_gin_is_the_run_of_the_command(tmp_path):
