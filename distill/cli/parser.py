@@ -157,6 +157,12 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     )
     infer.add_argument("--rationale", action="store_true", help="also generate the rationale")
     infer.add_argument(
+        "--max_rationale_len",
+        type=flag_types.positive,
+        metavar="N",
+        help="with --rationale: tokens of a rationale at most, EOS included; default: 256",
+    )
+    infer.add_argument(
         "--shard",
         type=flag_types.shard,
         metavar="I/N",

@@ -39,11 +39,19 @@ def infer_command(options: argparse.Namespace) -> int:
     """``distill infer``. Raises ValueError, after all lines are written, if no row could be answered."""
     allocator.use_one_arena()
     model_dir = options.model_dir
+    longest: int | None = options.max_rationale_len
+    if longest is not None and not options.rationale:
+        raise ValueError(f"--max_rationale_len={longest} changes nothing without --rationale; give both, or neither")
     student = with_bindings(students.read(model_dir), options.gin_bindings)
+    if longest is not None and student.form == "single":
+        raise ValueError(
+            f"--max_rationale_len={longest} changes nothing for this student: rationale and answer are one text "
+            "(form 'single'); --gin.MAX_DECODE_LEN=N sets the tokens of that text"
+        )
     progress = Progress(Path(options.input), quiet=getattr(options, "quiet", False))
     progress.note(f"{model_dir}: loading a student of {student.dataset or 'an unnamed data set'}")
     from distill.cli import compilation_cache
-    from distill.inference import infer
+    from distill.inference import answering, infer
 
     compilation_cache.enable()
 
@@ -58,6 +66,7 @@ def infer_command(options: argparse.Namespace) -> int:
             input_field=options.input_field,
             choices=options.choices,
             rationale=options.rationale,
+            rationale_decode=None if longest is None else answering.rationale_config(student.decode, longest),
             overwrite=options.overwrite,
             shard=options.shard,
             progress=progress,

@@ -40,10 +40,10 @@ class Answered(NamedTuple):
     probabilities: tuple[float, ...] | None = None
 
 
-def rationale_config(decode: DecodeConfig) -> DecodeConfig:
-    """How rationales are decoded by default: as labels that are generated, with up to 256 tokens."""
+def rationale_config(decode: DecodeConfig, max_decode_len: int = RATIONALE_TOKENS) -> DecodeConfig:
+    """How rationales are decoded by default: as labels that are generated, with up to 256 tokens or another number."""
     return dataclasses.replace(
-        decode, max_decode_len=RATIONALE_TOKENS, answers="generate", choices=(), normalize_by_target_length=False
+        decode, max_decode_len=max_decode_len, answers="generate", choices=(), normalize_by_target_length=False
     )
 
 

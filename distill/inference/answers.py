@@ -76,6 +76,8 @@ def line(values: Mapping[str, Any]) -> str:
     return text + "\n"
 
 
+_RATIONALE_LEN = "rationale_decode.max_decode_len"
+
 # Setting → the flag or macro that sets it; other settings of decoding are bindings of ``evaluate.DecodeConfig``.
 _SPELLED = {
     "input_field": "--input_field",
@@ -85,6 +87,7 @@ _SPELLED = {
     "form": "EVAL_FORM",
     "decode.max_decode_len": "MAX_DECODE_LEN",
     "decode.max_input_len": "MAX_INPUT_LEN",
+    _RATIONALE_LEN: "--max_rationale_len",
 }
 
 
@@ -99,7 +102,8 @@ _UNRECORDED = {
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The settings that differ, by the flag or macro that sets them; each cause once.
 
-    Settings of the rationale follow from ``--rationale`` and from those of the label, and are left out where these differ.
+    Settings of the rationale follow from ``--rationale`` and, its length aside, from those of the label, and are left out
+    where these differ.
     """
     before, after = _UNRECORDED | dict(before), _UNRECORDED | dict(after)
     changed = [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
@@ -108,7 +112,8 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     changed = [
         name
         for name in changed
-        if not (name.startswith("rationale_decode.") and name.replace("rationale_decode.", "decode.") in changed)
+        if name == _RATIONALE_LEN
+        or not (name.startswith("rationale_decode.") and name.replace("rationale_decode.", "decode.") in changed)
     ]
     return [f"{_spelled(name)} was {_shown(before.get(name))} and is now {_shown(after.get(name))}" for name in changed]
 

@@ -98,6 +98,31 @@ def test_two_shards_by_the_command_line(tmp_path, model_dir):
     assert lines == [1, 2, 3]
 
 
+@pytest.mark.parametrize("text", ["0", "-3", "many", ""])
+def test_a_length_of_rationales_that_is_not_positive_is_refused_by_name(tmp_path, text, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main.main(["infer", "--model_dir=none", "--input=none", "--output=out", f"--max_rationale_len={text}"])
+    assert f"--max_rationale_len: must be a whole number ≥ 1; got {text!r}" in capsys.readouterr().err
+
+
+def test_the_length_of_rationales_by_the_command_line(tmp_path, model_dir, capsys, monkeypatch):
+    from distill.inference import infer
+
+    given, real = [], infer.infer
+    monkeypatch.setattr(infer, "infer", lambda *words, **named: given.append(named) or real(*words, **named))
+    write_lines(tmp_path / "in.jsonl", [{"input": "1 and 1?"}])
+    command = ["infer", f"--model_dir={model_dir}", f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out'}"]
+    assert main.main([*command, "--max_rationale_len=3"]) == exit_codes.MISTAKE
+    assert "--max_rationale_len=3 changes nothing without --rationale" in capsys.readouterr().err
+    single = [*command, "--rationale", "--max_rationale_len=3", "--gin.EVAL_FORM=single"]
+    assert main.main(single) == exit_codes.MISTAKE
+    assert "--max_rationale_len=3 changes nothing for this student" in capsys.readouterr().err
+    assert main.main([*command, "--rationale", "--max_rationale_len=3"]) == 0
+    assert [one["rationale_decode"].max_decode_len for one in given] == [3]
+    assert main.main([*command, "--rationale", "--max_rationale_len=4"]) == exit_codes.MISTAKE
+    assert "--max_rationale_len was 3 and is now 4" in capsys.readouterr().err
+
+
 def test_settings_of_the_command_line_replace_the_students():
     given = [
         "MAX_DECODE_LEN = 9",

@@ -70,6 +70,7 @@ def test_labels_and_rationales_have_their_prefixes_and_lengths(answering_of):
     own = answering_of(label_prefix="answer: ", rationale_prefix="why: ")
     assert own(["1?"], rationale=True) == [("answer: 1?", -4.0, "why: 1?", None)]
     assert answering.rationale_config(ask.student.decode) == DecodeConfig(max_decode_len=256, max_input_len=16)
+    assert answering.rationale_config(ask.student.decode, 9).max_decode_len == 9
     assert answering_of()._rationales.decode.max_decode_len == 256
     assert answering_of(rationale_decode=DecodeConfig(max_decode_len=9))._rationales.decode.max_decode_len == 9
 

@@ -169,4 +169,9 @@ def test_differences_name_the_flag_and_each_cause_once():
         "evaluate.DecodeConfig.method was 'greedy' and is now 'sample'",
     ]
     assert answers.differences(before, before | {"form": "single"}) == ["EVAL_FORM was 'label' and is now 'single'"]
+    longer = {"rationale_decode.max_decode_len": 9, "decode.max_decode_len": 5}
+    assert answers.differences(with_why, with_why | longer) == [
+        "MAX_DECODE_LEN was 4 and is now 5",
+        "--max_rationale_len was 4 and is now 9",
+    ]
     assert answers.differences(before, dict(before)) == []
