@@ -14,7 +14,7 @@ from distill.tasks import arithmetic, metrics, parsers
 from distill.tasks import lengths as measuring
 from distill.tasks.dataset import Dataset, EmptySplitError
 from distill.tasks.json_files import MissingFileError
-from distill.tasks.records import Problem, Record, Report
+from distill.tasks.records import ROW, Problem, Record, Report
 from distill.tasks.texts import SINGLE_MARKER
 
 LABEL_PREFIX = "[label] "
@@ -147,7 +147,7 @@ def split_report(
     differences: list[dict[str, Any]] = []
     truncated: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
-    rows = replies = with_label = with_rationale = with_llm_label = 0
+    rows = replies = parsed = with_label = with_rationale = with_llm_label = known_problems = 0
     lacking: dict[str, list[Record]] = {"no gold label": [], "no rationale": []}
     for record in dataset.records(split, found):
         rows += 1
@@ -155,7 +155,10 @@ def split_report(
         if details:
             lacking["no gold label"] += [record] * (record.label is None)
             lacking["no rationale"] += [record] * (not record.rationales)
+        unread = {problem.id for problem in found.problems[known_problems:] if problem.kind != ROW}
+        known_problems = len(found.problems)
         replies += "reply" in record.provenance
+        parsed += "reply" in record.provenance and record.id not in unread
         with_rationale += bool(record.rationales)
         with_llm_label += record.llm_label is not None
         with_label += record.label is not None
@@ -213,7 +216,7 @@ def split_report(
         "rows": rows,
         "rejected": len(found.rejected),
         "replies": replies,
-        "parsed": replies - len(found.failed) if replies else with_rationale,
+        "parsed": parsed if replies else with_rationale,
         "failed": len(found.failed),
         "undecided": len(found.undecided),
         "with_label": with_label,
@@ -274,7 +277,8 @@ def report(
 
     Returns:
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
-      ``rejected``, ``replies``, ``parsed``, ``failed``, ``undecided``, ``with_label``, ``with_rationale``,
+      ``rejected``, ``replies``, ``parsed`` (replies whose answer was read; without replies, rows with a rationale),
+      ``failed`` (rows whose reply is missing, too), ``undecided``, ``with_label``, ``with_rationale``,
       ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
       :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
       not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are not

@@ -7,7 +7,7 @@ import seqio
 
 from distill.data import report as data_report
 from distill.data import report_text
-from distill.tasks import cqa, jsonl, registration, svamp
+from distill.tasks import cqa, jsonl, records, registration, svamp
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record
 from distill.tools import vocabulary
@@ -42,7 +42,7 @@ def test_the_report_counts_what_there_is(dataset):
         "rows": 4,
         "rejected": 1,
         "replies": 4,
-        "parsed": 3,
+        "parsed": 2,
         "failed": 1,
         "undecided": 1,
         "with_rationale": 3,
@@ -69,6 +69,20 @@ def test_the_report_counts_what_there_is(dataset):
         3,
     ]  # line 4 has a label alone, and would be too long with an answer marker
     assert json.loads(json.dumps(result)) == result
+
+
+def test_parsed_undecided_and_failed_add_up_where_replies_are_missing():
+    def read(split, report):
+        for number, kind in enumerate([None, records.UNDECIDED, records.REPLY, records.REPLY, records.REPLY]):
+            origin = {"reply": REPLIES[0], "parser": "cqa"} if number < 3 else {}
+            if kind is not None:
+                report.add(kind, "a reason", id=str(number))
+            yield Record(id=str(number), input=f"q{number}", choices=tuple(CHOICES), provenance=origin)
+
+    read.splits = ("train",)
+    places = Dataset("places", read, answer="choice", validation_fraction=0.0)
+    found = data_report.split_report(places, "train", BYTES)
+    assert [found[name] for name in ("rows", "replies", "parsed", "undecided", "failed")] == [5, 3, 1, 1, 3]
 
 
 def test_lengths_count_prefix_and_eos_and_what_would_be_cut(dataset):
