@@ -9,7 +9,7 @@ reads as the published code does (see :mod:`distill.tasks.paper_parsers`); other
   missing.
 - CommonsenseQA: the option *letter* directly after the marker is the answer, spelled as the row spells that choice;
   without a letter, the choice's own text. The published code takes the text after the letter, and so gets "aquarium or",
-  "Australia" and "washington d.c".
+  "Australia" and "washington d.c". Letters of several options without their texts, "(b) or (d)", are no answer.
 - Equations: the whole expression is the answer, not only its bracketed part ("(67 * 66) / 6"), without units and thousands
   separators; of ``e = value`` the left side, if both agree. The answer may follow "####", as in GSM8K.
   Unknowns, pairs and words have no value and are not equations.
@@ -88,6 +88,14 @@ _LETTER = re.compile(
     r"(?:\(\s*(?P<round>[A-Za-z])\s*\)|\[\s*(?P<square>[A-Za-z])\s*\]|(?P<plain>[A-Za-z])(?=\s*(?:[).:,\]]|[-–—]\s|\n|\Z)))",
     re.IGNORECASE,
 )
+# A second option directly after a letter: "or (d)", "/d", ", (d)", "(d)"; after a comma or in the same line, in brackets.
+_ALSO = re.compile(
+    r"[\s),.;\]]*(?:\b(?:and/or|and|or)\b|[&/|])\s*"
+    r"(?:(?:the|either|maybe|perhaps|possibly|option|choice|letter)\s+)*[(\[]?\s*(?P<joined>[A-Za-z])\b"
+    r"|[^\S\n]*[),.;\]]*[^\S\n]*[(\[][^\S\n]*(?P<beside>[A-Za-z])[^\S\n]*[)\]]"
+    r"|[).\]]?[^\S\n]*,[^\S\n]*(?P<listed>[A-Za-z])[^\S\n]*(?:[).,\]]|\Z)",
+    re.IGNORECASE,
+)
 _ARTICLE = re.compile(r"\A(?:the|an?|option|choice)\s+", re.IGNORECASE)
 
 
@@ -109,6 +117,8 @@ def read_choice(reply: str, choices: Sequence[str]) -> Parsed:
     line = next(line for line in answer.split("\n") if re.search(r"\w", line))
     plain = reply_text.undecorated(line, tuple(choice.casefold() for choice in choices))
     letter = leading[1] if leading is not None else _letter(plain, choices)
+    if leading is not None and _also_other(leading[1], answer[leading.end() :], choices):
+        return Parsed(rationale, None, undecided=_LETTERS)
     if letter is None:
         named = _named(plain, choices)
         if named is not None:
@@ -123,7 +133,7 @@ def read_choice(reply: str, choices: Sequence[str]) -> Parsed:
     if leading is not None:
         text = _LETTERED.split(answer)[2].strip().removesuffix(".")
     else:
-        text = reply_text.undecorated(_LETTER.sub("", plain, count=1).lstrip(" ).:,]-–—")).removesuffix(".")
+        text = reply_text.undecorated(_LETTER.sub("", plain, count=1).lstrip(_AROUND)).removesuffix(".")
     return Parsed(rationale, text or None, undecided=None if text else "the option has no text")
 
 
@@ -132,7 +142,19 @@ def parse_choice(answer: str, choices: Sequence[str]) -> str | None:
     return read_choice(f"x So the answer is {answer}", choices).label
 
 
+_AROUND = " ).:,]-–—"  # between an option's letter and its text
 _SEVERAL = "several options, none of them first"
+_LETTERS = "several option letters without their texts"
+
+
+def _also_other(letter: str, rest: str, choices: Sequence[str]) -> bool:
+    """Whether the text after an option letter, unless it is that choice's, goes on with another letter: neither answers."""
+    index = ord(letter.lower()) - ord("a")
+    own = choices[index].strip(_AROUND).casefold() if index < len(choices) else ""
+    if own and re.match(rf"{re.escape(own)}(?!\w)", rest.strip(_AROUND).casefold()):  # a choice may be "or b"
+        return False
+    also = _ALSO.match(rest)
+    return also is not None and also[also.lastgroup or 0].lower() != letter.lower()
 
 
 def _letter(text: str, choices: Sequence[str]) -> str | None:
@@ -145,8 +167,7 @@ def _letter(text: str, choices: Sequence[str]) -> str | None:
     letter = found["round"] or found["square"] or found["plain"]
     rest = text[found.end() :]
     others = {other.lower() for other in _LETTERED.findall(rest)} - {letter.lower()}
-    also = re.match(r"[\s),.\]]*(?:and|or|&|/)[\s(\[]*([A-Za-z])\b", rest, re.IGNORECASE)
-    if others or (found["plain"] and also is not None):
+    if others or _also_other(letter, rest, choices):
         return None
     if found["plain"] and not choices and letter not in "ABCDEFGHabcdefgh":
         return None

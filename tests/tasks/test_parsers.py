@@ -101,6 +101,34 @@ def test_no_choice_or_several_are_undecided(answer):
     assert read.undecided
 
 
+@pytest.mark.parametrize("spelling", ["({})", "[{}]", "{})", "{}.", "{}"])
+@pytest.mark.parametrize(
+    "between", [" or ", "/", " / ", " and ", " & ", ", ", ", or ", " and/or ", " or possibly ", " "]
+)
+@pytest.mark.parametrize("before", ["", "**", "option ", "either "])
+def test_letters_of_two_options_are_undecided(spelling, between, before):
+    if between == " " and spelling[0] not in "([":
+        between = " or "  # "b d" may be words
+    for first, second in (("b", "d"), ("D", "A"), ("a", "c")):
+        answer = before + spelling.format(first) + between + spelling.format(second)
+        read = parse("cqa", f"Boats float. So the answer is {answer}", HARBOUR)
+        assert (read.rationales, read.llm_label) == (("Boats float.",), None), answer
+        assert read.undecided
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "(b) or (b)", "(b), not (d)", "(b) and not (d)", "(b)\n(c) is too small", "(b) harbour or (d) pocket",
+        "b) harbour or d)",
+        "(b) or harbour", "(b) (a harbour)", "(b), a harbour", "b, a harbour", "(b) order", "(b), because (d) is small",
+    ],
+)  # fmt: skip
+def test_a_letter_is_an_answer_where_no_other_one_follows_directly(answer):
+    read = parse("cqa", f"Boats float. So the answer is {answer}", HARBOUR)
+    assert (read.llm_label, read.undecided) == ("harbour", None)
+
+
 def test_a_letter_in_a_choice_is_no_option_letter():
     names = ("d. h. lawrence", "a. a. milne", "b", "c")
     assert parse("cqa", "A poet. So the answer is a. a. milne.", names).llm_label == "a. a. milne"
