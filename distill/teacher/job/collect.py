@@ -68,6 +68,23 @@ class Collector:
         self._hopeless = False
         self._waiting = 0  # running requests whose next attempt waits for room in the budget
 
+    async def wants_json(self, teacher: Teacher) -> bool:
+        """Asks a teacher whether its replies are JSON; attempts that a test request makes again are counted.
+
+        Raises:
+          TeacherStoppedError: the test request failed.
+        """
+
+        async def may_try_again(risk: float) -> bool:
+            return True
+
+        # The one small request is in no budget.
+        cost.reservation.set(Reservation(self.budget, 0.0, may_try_again, lambda usage: None, self._repeated))
+        try:
+            return await teacher.wants_json(self.store)
+        finally:
+            cost.reservation.set(None)
+
     def lookup(self, requests: Iterable[Request]) -> list[Request]:
         """The distinct requests without a stored reply; stored replies are added to usage and cost."""
         distinct: dict[str, Request] = {}

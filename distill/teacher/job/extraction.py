@@ -107,7 +107,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
                 teachers[each.called] = open_teacher(each)
             prices = {each.called: each.prices for each in config.teachers if each.prices is not None}
             collector = Collector(teachers, store, prices=prices, budget=Budget(config.cost_cap), progress=progress)
-            as_json = {name: await teacher.wants_json(store) for name, teacher in teachers.items()}
+            as_json = {name: await collector.wants_json(teacher) for name, teacher in teachers.items()}
             models = {name: teacher.model for name, teacher in teachers.items()}
             asked = [prompted(config, prompt, record, models, as_json) for record in records]
             collected = await collector.collect(request for row in asked for request in row.requests)

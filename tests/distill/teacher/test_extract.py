@@ -449,6 +449,18 @@ def test_trouble_that_was_overcome_is_counted_by_reason(tmp_path):
     assert run(tmp_path, RECORDS[:5], server(stub, concurrency=1)).repeated == {}
 
 
+def test_a_test_for_structured_output_that_is_made_again_is_counted(tmp_path):
+    from tests.distill.teacher.stub_server import error
+
+    async def troubled(call):
+        return error(503) if call.number == 0 else await good(call)
+
+    with serving(troubled) as stub:
+        report = run(tmp_path, RECORDS[:2], server(stub, structured="auto", concurrency=1))
+        assert len(stub.calls) == 4, "the test is call 0 and call 1"
+    assert (report.finished, report.repeated) == (2, {"server error": 1})
+
+
 def test_an_example_without_any_text_is_left_out(tmp_path):
     report, _ = one(tmp_path, [""])
     assert all(report.examples.values()), report.examples
