@@ -1,16 +1,15 @@
 """Controls: the same data with one property destroyed."""
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from distill.tasks.dataset import Dataset
-from distill.tasks.records import Record, Report, Source, SourceError
+from distill.tasks.records import Record, Report, Source, SourceError, Wrapper
 
 
-class ShuffledRationales:
+class ShuffledRationales(Wrapper):
     """A source whose training rows have another row's rationales; the other splits are unchanged.
 
     A student that learns as much from them does not learn from what the rationales say. The rows that have rationales form
@@ -25,10 +24,8 @@ class ShuffledRationales:
     def __init__(self, source: Source, seed: int = 0):
         self.source, self.seed, self.splits = source, seed, source.splits
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "source":  # while it is being copied
-            raise AttributeError(name)
-        return getattr(self.source, name)
+    def _sources(self) -> Iterable[Callable[..., Iterator[Record]]]:
+        return [self.source]
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields the records of a split.

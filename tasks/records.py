@@ -283,6 +283,9 @@ class Report:
 class Source(Protocol):
     """The source of the rows. Any callable ``split -> Iterator[Record]`` with ``splits`` is one too.
 
+    A source may also have ``may_download`` (whether reading may download the data), and ``input_field`` and ``row_format``
+    as :class:`distill.tasks.jsonl.JsonLines` has them.
+
     Attributes:
       splits: names of the splits it can read; ``train`` among them.
     """
@@ -297,7 +300,30 @@ class Source(Protocol):
 DEFAULT_SPLITS = ("train", "test")
 
 
-class PlainSource:
+class Wrapper:
+    """A source over other sources, which has what these may have beside their splits; see :class:`Source`."""
+
+    def _sources(self) -> Iterable[Callable[..., Iterator[Record]]]:
+        """The sources that it reads; the first determines the format of rows."""
+        raise NotImplementedError
+
+    @property
+    def may_download(self) -> bool:
+        """Whether reading may download the data of any source."""
+        return any(getattr(source, "may_download", False) for source in self._sources())
+
+    @property
+    def input_field(self) -> str:
+        """The field of a row that holds the input."""
+        return getattr(next(iter(self._sources())), "input_field", "input")
+
+    @property
+    def row_format(self) -> Mapping[str, Any] | None:
+        """How other rows are read in the same way; None if they are not of JSON lines."""
+        return getattr(next(iter(self._sources())), "row_format", None)
+
+
+class PlainSource(Wrapper):
     """Gives a bare function ``split -> Iterator[Record]`` the shape of a :class:`Source`.
 
     Args:
@@ -308,6 +334,9 @@ class PlainSource:
     def __init__(self, read: Callable[[str], Iterator[Record]], splits: tuple[str, ...] | None = None):
         self.splits: tuple[str, ...] = tuple(splits or getattr(read, "splits", None) or DEFAULT_SPLITS)
         self._read = read
+
+    def _sources(self) -> Iterable[Callable[..., Iterator[Record]]]:
+        return [self._read]
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields the split's records; the function handles rows that it cannot build."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from distill.counting import counted
 from distill.tasks.json_files import NOT_JSON, MissingFileError, open_bytes, read_array, read_rows
-from distill.tasks.records import ROW, Record, Report, RowError, Source, SourceError, shown
+from distill.tasks.records import ROW, Record, Report, RowError, Source, SourceError, Wrapper, shown
 
 __all__ = [
     "Concatenated",
@@ -94,7 +94,7 @@ def build(
         raise SourceError(f"{file}: {what}")
 
 
-class Concatenated:
+class Concatenated(Wrapper):
     """One source after another.
 
     Args:
@@ -104,6 +104,9 @@ class Concatenated:
     def __init__(self, parts: Mapping[str, Sequence[tuple[Source, str]]]):
         self._parts = {split: tuple(sources) for split, sources in parts.items()}
         self.splits = tuple(self._parts)
+
+    def _sources(self) -> Iterable[Callable[..., Iterator[Record]]]:
+        return [source for parts in self._parts.values() for source, _ in parts]
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields all parts' records of the split in order."""

@@ -2,16 +2,16 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
-from distill.tasks.records import Record, Report, SourceError
+from distill.tasks.records import Record, Report, SourceError, Wrapper
 from distill.validation import quoted
 
 
-class Teachers:
+class Teachers(Wrapper):
     """A source that joins the rationales and labels of several data sets with the same rows, one per teacher.
 
     The first data set gives the rows. A row of another one with the same id adds its rationales, its teacher's label
@@ -31,6 +31,9 @@ class Teachers:
         self._datasets = dict(datasets)
         self._first = next(iter(self._datasets.values()))
         self.splits = self._first.source.splits
+
+    def _sources(self) -> Iterable[Callable[..., Iterator[Record]]]:
+        return [dataset.source for dataset in self._datasets.values()]
 
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields the records of the first data set with all teachers' answers.

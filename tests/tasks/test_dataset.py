@@ -1,6 +1,9 @@
+import copy
+
 import pytest
 
-from distill.tasks import jsonl
+from distill.tasks import jsonl, sources, teachers
+from distill.tasks.controls import ShuffledRationales
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import REPLY, PlainSource, Record, Report, RowError, SourceError
 
@@ -68,6 +71,36 @@ def test_a_report_counts_both_parts_of_a_cut_and_their_inputs():
     report = Report()
     list(Dataset("demo", read).records("test", report))
     assert report.held_out is None
+
+
+class _Published(jsonl.JsonLines):
+    may_download = True
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        ShuffledRationales,
+        lambda source: sources.Concatenated({"train": [(source, "train")]}),
+        lambda source: PlainSource(source),
+        lambda source: teachers.joined({"a": Dataset("a", source), "b": Dataset("b", source)}).source,
+        lambda source: ShuffledRationales(sources.Concatenated({"train": [(source, "train")]})),
+    ],
+)
+def test_sources_over_others_have_what_these_have_beside_their_splits(wrap):
+    files, fields = {"train": "rows.jsonl"}, {"input": "question"}
+    inner = _Published(files, fields)
+    outer = copy.deepcopy(wrap(inner))
+    assert (outer.may_download, outer.input_field, outer.row_format) == (True, "question", inner.row_format)
+    assert not wrap(jsonl.JsonLines(files, fields)).may_download
+
+
+def test_one_source_of_several_that_may_download_is_enough():
+    plain, published = (kind({"train": "rows.jsonl"}) for kind in (jsonl.JsonLines, _Published))
+    assert teachers.joined({"a": Dataset("a", plain), "b": Dataset("b", published)}).source.may_download
+    assert sources.Concatenated({"train": [(plain, "train")], "test": [(published, "train")]}).may_download
+    made_up = PlainSource(rows)
+    assert (made_up.may_download, made_up.input_field, made_up.row_format) == (False, "input", None)
 
 
 def test_bad_declarations():
