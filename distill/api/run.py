@@ -283,8 +283,8 @@ class Run:
             return []
         if (epath.Path(self.directory) / model_directory.RESULT).exists():
             return []
-        task = registration.get(validation.task_name)
         try:
+            task = registration.get(validation.task_name)
             counts = registration.report(getattr(task, "tasks", [task])[0].name, "validation").held_out
         except (ValueError, OSError):  # the training raises it, unless it finds another mistake first
             return []
