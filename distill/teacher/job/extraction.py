@@ -116,7 +116,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
                 rules=config.rules,
                 answer=answer_kind(config, prompt),
                 as_json=as_json,
-                labels=_labels(config, prompt, records),
+                labels=labels_of(config, prompt, records),
                 keep_replies=config.keep_replies,
             )
             groups = _groups(config)
@@ -148,7 +148,8 @@ def answer_kind(config: ExtractConfig, prompt: Prompt) -> metrics.AnswerKind:
     return config.dataset.answer if config.dataset is not None else _ANSWER_KINDS.get(prompt.parser, "text")
 
 
-def _labels(config: ExtractConfig, prompt: Prompt, records: Sequence[Record]) -> tuple[str, ...]:
+def labels_of(config: ExtractConfig, prompt: Prompt, records: Sequence[Record]) -> tuple[str, ...]:
+    """The possible labels of the job, if they are few; empty if its prompt has a parser."""
     if prompt.parser:  # the parser determines the labels
         return ()
     declared = config.labels or (config.dataset.labels if config.dataset is not None else None) or ()

@@ -15,9 +15,8 @@ from distill.tasks import json_files, metrics
 from distill.tasks.records import Record, RowError
 from distill.tasks.texts import SINGLE_MARKER, answer_of
 from distill.teacher.job.config import ExtractConfig
-from distill.teacher.job.extraction import answer_kind
+from distill.teacher.job.extraction import answer_kind, labels_of
 from distill.teacher.job.prompting import load_prompt, read_records
-from distill.teacher.prompts.labels import known_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +57,7 @@ def narrowed(config: ExtractConfig, run: str) -> tuple[ExtractConfig, Selected]:
     records, _ = read_records(dataclasses.replace(config, limit=None))
     kind = answer_kind(config, prompt)
     selected = select(run, records, kind)
-    labels = config.labels
-    if not prompt.parser:
-        declared = labels or (config.dataset.labels if config.dataset is not None else ())
-        worked = [example.label for example in prompt.examples]
-        labels = known_labels(records, declared=declared, worked=worked)
+    labels = labels_of(config, prompt, records)
     narrow = dataclasses.replace(
         config, dataset=None, inputs="", fields={}, records=selected.records, answer=kind, labels=labels
     )
