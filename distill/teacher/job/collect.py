@@ -162,9 +162,9 @@ class Collector:
             await self._batch(teacher, requests, result)
             return
         queue = iter(requests)
-        row = _Row(teacher.give_up_after)
+        streak = _Streak(teacher.give_up_after)
         number = min(len(requests), teacher.parallel)
-        workers = [asyncio.create_task(self._work(teacher, queue, row, result)) for _ in range(number)]
+        workers = [asyncio.create_task(self._work(teacher, queue, streak, result)) for _ in range(number)]
         stopping = asyncio.create_task(self._stopped.wait())
         try:
             pending: set[asyncio.Task[Any]] = set(workers)
@@ -183,7 +183,7 @@ class Collector:
                 task.cancel()
             await asyncio.gather(*workers, stopping, return_exceptions=True)
 
-    async def _work(self, teacher: Teacher, queue: Iterator[Request], row: "_Row", result: Collected) -> None:
+    async def _work(self, teacher: Teacher, queue: Iterator[Request], streak: "_Streak", result: Collected) -> None:
         while not self._stop:
             request = next(queue, None)
             if request is None:
@@ -197,7 +197,7 @@ class Collector:
             reserved = Reservation(self.budget, risk, self._may_try_again, discarded, self._repeated)
             cost.reservation.set(reserved)
             try:
-                await self._ask(teacher, request, reserved, row, result)
+                await self._ask(teacher, request, reserved, streak, result)
             finally:
                 cost.reservation.set(None)
                 self.state.active -= 1
@@ -205,7 +205,7 @@ class Collector:
                 self.progress(self.state)
 
     async def _ask(
-        self, teacher: Teacher, request: Request, reserved: Reservation, row: "_Row", result: Collected
+        self, teacher: Teacher, request: Request, reserved: Reservation, streak: "_Streak", result: Collected
     ) -> None:
         try:
             reply = await teacher.ask(request)
@@ -215,9 +215,9 @@ class Collector:
                 return
             result.failures[request.key] = error.failure
             self.state.failed += 1
-            if row.failed(error.failure.reason):
+            if streak.failed(error.failure.reason):
                 self.stop(
-                    f"{row.failures} requests to teacher {teacher.name!r} failed consecutively, the last with: {error}"
+                    f"{streak.failures} requests to teacher {teacher.name!r} failed consecutively, the last with: {error}"
                 )
             return
         except TeacherStoppedError as error:
@@ -227,7 +227,7 @@ class Collector:
         except BaseException:
             reserved.close(perhaps_paid=True)
             raise
-        row.succeeded()
+        streak.succeeded()
         await self.store.put(reply, record=request.record_id, teacher=request.teacher, sample=request.sample)
         reserved.close()
         self._count(request, reply)
@@ -356,7 +356,7 @@ class Collector:
 
 
 @dataclasses.dataclass
-class _Row:
+class _Streak:
     """Counts consecutive failures. After one success, request-specific errors no longer count towards the limit."""
 
     limit: int | None
