@@ -10,6 +10,7 @@ from etils import epath
 from distill.tasks import paper_files, parsers
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import Record, RowError, shown
+from distill.tasks.row_fields import lettered
 from distill.tasks.sources import optional_text, text_field
 
 
@@ -24,10 +25,9 @@ def record(row: dict[str, Any], id: str) -> Record:
     question = text_field(row, "question")
     if not question.strip():
         raise RowError("the row has no input: the question is empty")
-    options = "\n".join(f"({chr(ord('a') + number)}) {choice}" for number, choice in enumerate(choices))
     return Record(
         id=id,
-        input=f"{question}\nAnswer Choices:\n{options}",
+        input=f"{question}\nAnswer Choices:\n{lettered(choices)}",
         label=answer,
         rationales=(optional_text(row, "abstractive_explanation"),),
         choices=tuple(choices),

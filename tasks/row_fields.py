@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distill.counting import counted
@@ -126,6 +126,15 @@ def value_of(row: Mapping[str, Any], name: str) -> Any:
     return _HOLE.sub(lambda hole: _shown(_at(row, hole[1]), hole[1]), name)
 
 
+def lettered(options: Iterable[str]) -> str:
+    """Options one per line, each with its letter.
+
+    >>> lettered(["attic", "harbour"])
+    '(a) attic\\n(b) harbour'
+    """
+    return "\n".join(f"({chr(ord('a') + number)}) {option}" for number, option in enumerate(options))
+
+
 def _shown(value: Any, name: str) -> str:
     if isinstance(value, list | Mapping):
         try:
@@ -134,7 +143,7 @@ def _shown(value: Any, name: str) -> str:
             if isinstance(value, Mapping):
                 return text(value, f"field {name!r}")
             raise
-        return "\n".join(f"({chr(ord('a') + number)}) {option}" for number, option in enumerate(options))
+        return lettered(options)
     return text(value, f"field {name!r}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from distill import validation
 from distill.tasks import parsers
+from distill.tasks.row_fields import lettered
 from distill.teacher.clients.replies import Message, digest
 
 SEPARATOR = "\n\n"
@@ -174,7 +175,7 @@ class Prompt:
         return digest(dataclasses.asdict(self) | {"name": ""})
 
     def _values(self, input: str, choices: Sequence[str], label: str | None) -> dict[str, str]:
-        values = {"choices": "\n".join(f"({chr(ord('a') + n)}) {self.tame(text)}" for n, text in enumerate(choices))}
+        values = {"choices": lettered(map(self.tame, choices))}
         if label is not None:
             values["label"] = self.tame(label)
         if self.parts is None:
