@@ -20,7 +20,7 @@ from etils import epath
 from distill import validation
 from distill.tasks import metrics, parsers, row_fields, sources
 from distill.tasks.dataset import Dataset
-from distill.tasks.records import REPLY, UNDECIDED, Record, Report, RowError, SourceError, is_blank, shown
+from distill.tasks.records import Record, Report, RowError, SourceError, is_blank, shown
 from distill.tasks.row_fields import identity_of, text_of
 
 __all__ = ["FIELDS", "Files", "JsonLines", "dataset", "identity_of", "paths_of", "resolved", "text_of"]
@@ -283,11 +283,8 @@ class JsonLines:
             provenance["reply"] = row_fields.text(reply, self._name("reply"))
             provenance["parser"] = self._parser
             parsed = parsers.parse(self._parser or "", provenance["reply"], choices, mode=self._mode)
-            if parsed.failed:
-                problems.append((REPLY, parsed.failed, provenance["reply"]))
-            elif parsed.undecided:
-                _, found, answer = provenance["reply"].partition(parsed.rationale)
-                problems.append((UNDECIDED, parsed.undecided, answer.strip() if found else provenance["reply"]))
+            if problem := parsed.problem(provenance["reply"]):
+                problems.append(problem)
             llm_label = llm_label or parsed.llm_label
             rationales += parsed.rationales
         if len(teachers) != len(rationales) and "rationale_teachers" not in self._fields:

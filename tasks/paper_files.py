@@ -13,7 +13,7 @@ from typing import Any, Literal
 from etils import epath
 
 from distill.tasks import parsers, sources
-from distill.tasks.records import REPLY, UNDECIDED, Record, Report, SourceError
+from distill.tasks.records import REPLY, Record, Report, SourceError
 
 Teacher = Literal["palm", "gpt-neox", "human", "none"]
 TEACHERS: tuple[Teacher, ...] = ("palm", "gpt-neox", "human", "none")
@@ -150,8 +150,7 @@ class PaperFiles:
         provenance["reply"], provenance["parser"] = reply, self.parser
         teacher: parsers.Teacher = "gpt" if self.teacher == "gpt-neox" else "palm"
         parsed = parsers.parse(self.parser, reply, record.choices, mode=self._mode, teacher=teacher)
-        if parsed.failed:
-            report.add(REPLY, parsed.failed, **where, text=reply)
-        elif parsed.undecided:
-            report.add(UNDECIDED, parsed.undecided, **where, text=reply.partition(parsed.rationale)[2].strip())
+        if problem := parsed.problem(reply):
+            kind, reason, text = problem
+            report.add(kind, reason, **where, text=text)
         return dataclasses.replace(record, llm_label=parsed.llm_label, rationales=parsed.rationales)

@@ -27,6 +27,7 @@ from typing import Literal
 from distill import validation
 from distill.tasks import arithmetic, metrics, paper_parsers, reply_text
 from distill.tasks.equation_text import clean_equation, expression_of
+from distill.tasks.records import REPLY, UNDECIDED
 
 Mode = Literal["improved", "strict"]
 Teacher = Literal["palm", "gpt"]
@@ -59,6 +60,15 @@ class Parsed:
     def llm_label(self) -> str | None:
         """The teacher's answer, or None if it cannot be used for training."""
         return None if self.failed or not (self.label or "").strip() else self.label
+
+    def problem(self, reply: str) -> tuple[str, str, str] | None:
+        """Kind, reason and text of the problem that a report counts; None for a reply with rationale and label."""
+        if self.failed:
+            return REPLY, self.failed, reply
+        if not self.undecided:
+            return None
+        _, found, answer = reply.partition(self.rationale)
+        return UNDECIDED, self.undecided, answer.strip() if found else reply
 
 
 Reader = Callable[[str, Sequence[str]], Parsed]

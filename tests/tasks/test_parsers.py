@@ -481,3 +481,14 @@ def test_what_stands_behind_a_label_of_esnli_is_no_unit():
     found = parsers.difference("esnli", "A man sits. Answer: Neutral.")
     assert found is not None
     assert found.reasons == ("upper and lower case, spaces or punctuation",)
+
+
+def test_the_problem_of_a_reply_has_the_text_after_its_rationale():
+    reply = "Boats float. So the answer is (b) or (d)."
+    assert parse("cqa", reply, HARBOUR).problem(reply) == (
+        "undecided", "several option letters without their texts", "So the answer is (b) or (d)."
+    )  # fmt: skip
+    thinking = "Boats <b>float</b> <think>hm</think>. So the answer is (b) or (d)."
+    assert parse("cqa", thinking, HARBOUR).problem(thinking)[2] == thinking, "its rationale is not literally there"
+    assert parse("cqa", "No marker.", HARBOUR).problem("No marker.") == ("reply", "no answer marker", "No marker.")
+    assert parse("cqa", "Boats float. So the answer is (b).", HARBOUR).problem("") is None
