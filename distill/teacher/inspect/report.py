@@ -108,7 +108,7 @@ def inspect(config: InspectConfig) -> InspectReport:
         failed=collections.Counter(str(failure.get("id", "")) for failure in failures),
         failures=dict(collections.Counter(str(failure.get("reason", "")) for failure in failures).most_common()),
     )
-    rejected = dict(collections.Counter(problem.reason for problem in read_report.problems if problem.kind == ROW))
+    rejected = dict(collections.Counter(problem.reason for problem in read_report.rejected))
     remarks = [f"Lengths in {stats.unit}. Labels compared as {answer}."]
     if stats.label_source != plan.label_source:
         remarks.append("No row has a gold label: label lengths and the effective λ are those of the teacher's labels.")
