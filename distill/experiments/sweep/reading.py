@@ -201,7 +201,6 @@ def _axis(name: str, place: _Place) -> _Axis:
             axis.log = axis.range.log
         else:
             axis.levels = _made(place["ratio"], axis.kind.level)
-            axis.levels = tuple(sorted(axis.levels, key=lambda level: level.number or 0.0))
             axis.log = True
     else:
         axis.range = _range(place)

@@ -160,21 +160,12 @@ class Sweep:
         return out
 
     def all_axes(self) -> dict[str, tuple[Level, ...]]:
-        """Returns the axes with the levels of ``more``: numbers in their order where each level has one."""
+        """Returns the axes with their levels in the order of the file, those of ``more`` last."""
         out = {name: {level.name: level for level in levels} for name, levels in self.axes.items()}
         for point in self.more:
             for name, level in point.items():
                 out.setdefault(name, {}).setdefault(level.name, level)
-        extended = {
-            name: sorted(levels.values(), key=lambda level: level.number or 0.0)
-            if all(level.number is not None for level in levels.values())
-            else levels.values()
-            for name, levels in out.items()
-        }
-        return {
-            name: self.axes[name] if len(levels) == len(self.axes.get(name, ())) else tuple(levels)
-            for name, levels in extended.items()
-        }
+        return {name: tuple(levels.values()) for name, levels in out.items()}
 
     def respelled(self, axes: Mapping[str, Mapping[str, Any]]) -> "Sweep":
         """Returns the sweep with levels named as in a plan: ``16``, where an edited range has ``16.0``.

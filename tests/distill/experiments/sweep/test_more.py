@@ -8,7 +8,7 @@ AXES = """
 axes:
   form: {paired: {}, mixed: {}}
   LAMBDA: {low: 0.25, high: 4, points: 3, log: true, when: {form: paired}}
-  rates: {ratio: [1:1, 4:1], when: {form: mixed}}
+  rates: {ratio: [4:1, 1:1], when: {form: mixed}}
   RANDOM_SEED: [0, 1]
 """
 
@@ -21,20 +21,20 @@ def sweep(tmp_path, more=""):
 def test_points_are_added_after_the_design_and_keep_its_runs(tmp_path):
     before = sweep(tmp_path)
     more = "more:\n- {form: paired, LAMBDA: [4, 8.5]}\n"
-    more += "- {form: mixed, rates: '9:1', RANDOM_SEED: [1, 7], DROPOUT_RATE: 0.1}\n"
+    more += "- {form: mixed, rates: '2:1', RANDOM_SEED: [1, 7], DROPOUT_RATE: 0.1}\n"
     found = sweep(tmp_path, more)
     names = [run.name for run in found.runs()]
     assert names[: len(before.runs())] == [run.name for run in before.runs()]
     assert names[len(before.runs()) :] == [
         "form-paired__LAMBDA-8.5__RANDOM_SEED-0",
         "form-paired__LAMBDA-8.5__RANDOM_SEED-1",
-        "form-mixed__rates-9_1__DROPOUT_RATE-0.1__RANDOM_SEED-1",
-        "form-mixed__rates-9_1__DROPOUT_RATE-0.1__RANDOM_SEED-7",
+        "form-mixed__rates-2_1__DROPOUT_RATE-0.1__RANDOM_SEED-1",
+        "form-mixed__rates-2_1__DROPOUT_RATE-0.1__RANDOM_SEED-7",
     ], "LAMBDA 4 is a level of the design, with both of its seeds"
-    assert "LABEL_RATE = 9.0" in found.runs()[-1].bindings and "DROPOUT_RATE = 0.1" in found.runs()[-1].bindings
+    assert "LABEL_RATE = 2.0" in found.runs()[-1].bindings and "DROPOUT_RATE = 0.1" in found.runs()[-1].bindings
     axes = found.all_axes()
     assert [level.name for level in axes["LAMBDA"]] == ["0.25", "1.0", "4", "8.5"]
-    assert [level.name for level in axes["rates"]] == ["1:1", "4:1", "9:1"] and "DROPOUT_RATE" in axes
+    assert [level.name for level in axes["rates"]] == ["4:1", "1:1", "2:1"] and "DROPOUT_RATE" in axes
     assert "DROPOUT_RATE" not in found.axes, "the design is not multiplied by it"
 
 

@@ -30,8 +30,8 @@ def test_a_directory_lists_its_runs_and_their_states(tmp_path):
     entries = sweep.read_directory(tmp_path / "out")
     assert [entry.state for entry in entries] == ["done", "failed", "pruned", "running"]
     assert [entry.error for entry in entries] == [None, "the loss is nan", None, None]
-    assert entries[0].values == {"rates": "1:4", "RANDOM_SEED": "0"}
-    assert entries[0].numbers == {"rates": 0.25, "RANDOM_SEED": 0.0}
+    assert entries[0].values == {"rates": "2:1", "RANDOM_SEED": "0"}
+    assert entries[0].numbers == {"rates": 2.0, "RANDOM_SEED": 0.0}
     assert entries[0].directory == tmp_path / "out" / entries[0].name
     lease.release()
     os.rename(tmp_path / "out", tmp_path / "moved")

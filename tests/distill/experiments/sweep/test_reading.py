@@ -31,10 +31,10 @@ def test_yaml_and_json_are_read_alike(tmp_path):
     assert yaml.bindings == ("X = None", "Y = True")
 
 
-def test_ratios_set_both_rates_and_are_sorted(tmp_path):
+def test_ratios_set_both_rates_in_the_order_of_the_file(tmp_path):
     levels = read(tmp_path, "axes:\n  rates: {ratio: [8:1, 1:4, 2]}").axes["rates"]
-    assert [(level.name, level.number) for level in levels] == [("1:4", 0.25), ("2:1", 2.0), ("8:1", 8.0)]
-    assert levels[0].bindings == ("LABEL_RATE = 1.0", "RATIONALE_RATE = 4.0")
+    assert [(level.name, level.number) for level in levels] == [("8:1", 8.0), ("1:4", 0.25), ("2:1", 2.0)]
+    assert levels[1].bindings == ("LABEL_RATE = 1.0", "RATIONALE_RATE = 4.0")
 
 
 def test_a_range_in_a_grid_and_conditional_axes(tmp_path):
@@ -70,6 +70,7 @@ BAD = [
     ("axes:\n  A:\n  - 3\n  - 2\n  - 3.0\n", ":5: axis 'A' has the level '3' twice; delete one"),
     ("axes:\n  A:\n    values:\n    - 1\n    - 2\n    - 1\n", ":6: axis 'A' has the level '1' twice; delete one"),
     ("axes:\n  r: {ratio: [2, '2:1']}\n", ":2: axis 'r' has the level '2:1' twice; delete one"),
+    ("axes:\n  r:\n    ratio:\n    - 9:1\n    - 2\n    - 1:4\n    - 2:1\n", ":7: axis 'r' has the level '2:1' twice"),
     (
         "axes:\n  A: 0.3\n",
         ":2: axis 'A' must be a list of values or an object of levels, not empty; got 0.3; write [0.3]",
