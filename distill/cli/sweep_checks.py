@@ -210,17 +210,17 @@ class Configurations:
                 self._values[key] = {}
         return self._values[key]
 
-    def refuse_changed_rows(self, runs: Sequence[Run], todo: Sequence[Run]) -> None:
+    def refuse_changed_rows(self, runs: Sequence[Run], continued: Sequence[Run]) -> None:
         """Refuses to train runs on other rows than those of runs that were trained: they would not compare.
 
         Args:
           runs: of the sweep.
-          todo: the runs to do, which continue from their checkpoints.
+          continued: the runs to do that continue from their checkpoints, if they have one.
 
         Raises:
           SweepError: rows have changed since a run was trained; it names their files and the runs.
         """
-        changed = self._changed_since(runs, todo)
+        changed = self._changed_since(runs, continued)
         if changed:
             files = ", ".join(dict.fromkeys(of for of, _ in changed))
             names = list(dict.fromkeys(name for found in changed.values() for name in found))
@@ -241,14 +241,14 @@ class Configurations:
             for (files, role), names in self._changed_since(runs).items()
         ]
 
-    def _changed_since(self, runs: Sequence[Run], todo: Sequence[Run] = ()) -> dict[tuple[str, str], list[str]]:
+    def _changed_since(self, runs: Sequence[Run], continued: Sequence[Run] = ()) -> dict[tuple[str, str], list[str]]:
         """Files and role of the rows that have changed → the runs that are done, or have saved a step, on others."""
         known: dict[str, list[tuple[str, str]]] = {}  # seeds with the same rows are compared once
         out: dict[tuple[str, str], list[str]] = {}
         for run in runs:
             if run.done:
                 found = self._changed_since_done(run, known)
-            elif run in todo and outcomes.checkpoint_step(run.directory) is not None:
+            elif run in continued and outcomes.checkpoint_step(run.directory) is not None:
                 found = self._changed_since_planned(run, known)
             else:
                 continue

@@ -84,8 +84,10 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     for line in sweep_planning.left_out_lines(sweep.directory, left_out):
         used = "; the time below is also from those that are done" if any(run.done for run in left_out) else ""
         console.print(f"{line}{used}", highlight=False, markup=False, soft_wrap=True)
-    search = sweep.search is not None
-    forecast = estimates.forecast(waiting, configurations.costs, finished, bounds, others=others, is_search=search)
+    anew = made.runs if made.joint_seeds else restarted  # joint seeds save no training state
+    forecast = estimates.forecast(
+        waiting, configurations.costs, finished, bounds, others=others, anew=anew, is_search=sweep.search is not None
+    )
     for line in forecast.lines(options.workers or 1, options.price_per_chip_hour):
         console.print(line, highlight=False, soft_wrap=True)
     too_large = bounds is not None and not all(bound.fits for bound in bounds.values())

@@ -50,8 +50,9 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
         compared: dict[str, Any] = {"resolve": configurations.resolve, "differs": configurations.differs}
         made = planning.prepare(sweep, write=False, **compared)
         named = [run for runs in chosen(sweep, made, options) for run in runs]
-        if todo := [run for run in named if _is_to_do(run, options)]:
-            configurations.refuse_changed_rows(made.runs, todo)
+        restarted = planning.restarted(sweep, named, configurations.differs)
+        if todo := [run for run in named if run in restarted or _is_to_do(run, options)]:
+            configurations.refuse_changed_rows(made.runs, _continued(todo, restarted, made))
         for line in left_out_lines(sweep.directory, plan.left_out(sweep.directory, made.runs)):
             shown.say(line)
         return planning.prepare(sweep, **compared)
@@ -104,7 +105,8 @@ def checked(
         made = planning.prepare(sweep, check=noted, write=False, **given)
         changed: list[str] = []
         if todo or _searches(sweep, made):
-            configurations.refuse_changed_rows(made.runs, todo)
+            restarted = planning.restarted(sweep, todo, configurations.differs)
+            configurations.refuse_changed_rows(made.runs, _continued(todo, restarted, made))
         else:
             changed = configurations.changed_rows(made.runs)
         configurations.describe([*made.runs, *probes])
@@ -123,6 +125,11 @@ def _is_to_do(run: "Run", options: argparse.Namespace) -> bool:
 
     repeated = options.retry_failed and outcomes.failure(run) is not None
     return repeated or outcomes.is_open(run, options.retries)
+
+
+def _continued(todo: Sequence["Run"], restarted: Sequence["Run"], made: "Plan") -> list["Run"]:
+    """The runs to do that continue from their checkpoints: joint seeds start from the beginning, as ``restarted`` do."""
+    return [] if made.joint_seeds else [run for run in todo if run not in restarted]
 
 
 def _searches(sweep: "Sweep", made: "Plan") -> bool:

@@ -90,16 +90,17 @@ def forecast(
     bounds: Mapping[str, Bound] | None = None,
     *,
     others: Sequence[Run] = (),
+    anew: Sequence[Run] = (),
     is_search: bool = False,
 ) -> Forecast:
     """Returns the forecast of the waiting runs.
 
-    A run that continues from a checkpoint has only the steps after it to do. With ``bounds``, a run takes at least
-    steps · seconds of an update. Otherwise a run takes steps · s, where s is the mean of the seconds per update of the
-    finished runs with the same levels, or, without one, the seconds of all finished runs divided by their floating-
-    point operations, times the operations of an update. So a run of a few updates, most of whose time is compilation,
-    counts little. Seconds are those of ``result.json``: compilation and evaluation are included, and the start of the
-    process is not.
+    A run that continues from a checkpoint has only the steps after it to do, one of ``anew`` has all. With ``bounds``, a
+    run takes at least steps · seconds of an update. Otherwise a run takes steps · s, where s is the mean of the seconds
+    per update of the finished runs with the same levels, or, without one, the seconds of all finished runs divided by
+    their floating-point operations, times the operations of an update. So a run of a few updates, most of whose time is
+    compilation, counts little. Seconds are those of ``result.json``: compilation and evaluation are included, and the
+    start of the process is not.
 
     Args:
       waiting: the runs to do.
@@ -108,9 +109,11 @@ def forecast(
       bounds: name → bound.
       others: finished runs of the directory that are not in the sweep; their seconds per operation count, from their
         records.
+      anew: waiting runs that start from their beginning, even if they have a checkpoint.
       is_search: whether the runs are trials of a search, which are not known before.
     """
-    steps = [max(0, costs[run.name].steps - (outcomes.checkpoint_step(run.directory) or 0)) for run in waiting]
+    saved = [0 if run in anew else outcomes.checkpoint_step(run.directory) or 0 for run in waiting]
+    steps = [max(0, costs[run.name].steps - step) for step, run in zip(saved, waiting)]
     flops = sum(number * costs[run.name].flops for number, run in zip(steps, waiting))
     if bounds is not None:
         each = [(number * bounds[run.name].seconds, bounds[run.name].chips) for number, run in zip(steps, waiting)]

@@ -112,8 +112,9 @@ def opening(plan: Plan, retries: int = 0) -> str:
     parts = [counted(len(plan.runs)), f"{len(plan.runs) - waiting - failed - pruned} done already"]
     parts += [f"{failed} failed before (--retry_failed repeats them)"] if failed else []
     parts += [f"{pruned} pruned before"] if pruned else []
-    begun = sum(
-        outcomes.is_open(run, retries) and outcomes.checkpoint_step(run.directory) is not None for run in plan.runs
+    saved = (
+        [] if plan.joint_seeds else [run for run in plan.runs if outcomes.checkpoint_step(run.directory) is not None]
     )
+    begun = sum(outcomes.is_open(run, retries) for run in saved)
     continued = f", {begun} of them from a checkpoint" if begun else ""
     return ", ".join([*parts, f"{waiting} to do"]) + continued

@@ -23,7 +23,7 @@ def table(plan: Plan) -> Table:
         held = outcomes.is_running(plan.directory, group)  # also by a worker that outlives its scheduler, to save
         for run in group:
             state = outcomes.state(run, held)
-            about = _about(run.directory, state, holder, group[0].directory)
+            about = _about(run.directory, state, holder, group[0].directory, plan.joint_seeds)
             failed = outcomes.failure(run)
             if state == "failed" and failed is not None:
                 times = f" ({failed.attempts}×)" if failed.attempts > 1 else ""
@@ -34,13 +34,13 @@ def table(plan: Plan) -> Table:
     return out
 
 
-def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path) -> str:
+def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path, joint: bool = False) -> str:
     if state == "running":
         # Of the training process; until it has started, and with several seeds in one process, of the worker.
         holder = locking.holder(locking.of_directory(log)) or holder
         where = f"{holder.get('host', '?')} process {holder.get('pid', '?')}" if holder else ""
         return " ".join(filter(None, (workers.progress(log / workers.LOG), where)))
-    if state == "waiting" and outcomes.checkpoint_step(directory) is not None:
+    if state == "waiting" and not joint and outcomes.checkpoint_step(directory) is not None:
         return "continues from its checkpoint"
     return ""
 

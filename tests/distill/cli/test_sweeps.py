@@ -8,7 +8,7 @@ import pytest
 
 from distill import exit_codes, terminal
 from distill.api import configuration
-from distill.cli import experiments, main, sweeps
+from distill.cli import experiments, main, sweep_checks, sweeps
 from distill.experiments import sweep
 from distill.experiments.report import terminal as report_terminal
 from distill.experiments.sweep import SweepError, leases, outcomes, plan, planning
@@ -269,6 +269,21 @@ def test_a_point_that_was_deleted_from_the_file_is_dropped_and_named(sweep_file,
         assert main.main(["sweep", path, "--dry_run", f"--gin.DROPOUT_RATE={binding}"]) == exit_codes.DONE
         said = capsys.readouterr().out
         assert said.count(restart) == number and said.count("1 run failed before") == 1 - number
+    (todo,) = re.findall(r"2 runs to do, .* floating-point operations", said)
+    (out / "LAMBDA-1" / "config.gin").touch()
+    (out / "LAMBDA-1" / "checkpoints" / "1").mkdir(parents=True)
+    write_rows(tmp_path / "train.jsonl", 41)
+    compared = []
+    refuse = sweep_checks.Configurations.refuse_changed_rows
+    monkeypatch.setattr(
+        sweep_checks.Configurations,
+        "refuse_changed_rows",
+        lambda self, runs, continued: compared.append([run.name for run in continued]) or refuse(self, runs, continued),
+    )
+    assert main.main(["sweep", path, "--dry_run", "--gin.DROPOUT_RATE=0.5"]) == exit_codes.DONE
+    assert todo in capsys.readouterr().out, "a run that starts again has all its steps to do, and reads its rows anew"
+    assert main.main(["sweep", path, "--run=LAMBDA-1", "--gin.DROPOUT_RATE=0.5"]) == exit_codes.SOME_FAILED
+    assert compared == [["LAMBDA-3"], []]
 
 
 def test_a_plan_that_does_not_tell_added_points_apart_keeps_all(sweep_file, tmp_path):

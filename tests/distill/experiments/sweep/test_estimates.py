@@ -51,6 +51,8 @@ def test_a_run_that_continues_has_the_steps_after_its_checkpoint_to_do(tmp_path)
     costs = {"a0": Cost(10, 100.0), "a1": Cost(10, 100.0)}
     found = forecast([begun], costs, [done])
     assert found.flops == 300 and found.seconds == pytest.approx(6)
+    again = forecast([begun], costs, [done], anew=[begun])
+    assert again.flops == 1000 and again.seconds == pytest.approx(20), "it starts from its beginning"
     assert forecast([begun], costs, bounds={"a1": Bound(0.5, 16, 1, True)}).seconds == pytest.approx(1.5)
 
 

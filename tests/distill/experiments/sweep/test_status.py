@@ -1,5 +1,6 @@
 """``distill sweep status``: who trains what, what failed, what continues."""
 
+import dataclasses
 import os
 import pathlib
 import re
@@ -38,6 +39,9 @@ def test_the_table_and_the_line(tmp_path):
     ) == "4 runs, 1 done already, 1 failed before (--retry_failed repeats them), 2 to do, " + (
         "1 of them from a checkpoint"
     )
+    joint = dataclasses.replace(made, joint_seeds=True)  # which save no training state
+    console.print(status.table(joint))
+    assert "continues from" not in console.export_text() and "checkpoint" not in execution.opening(joint)
     (runs[2].directory / "sweep.log").write_text("loading\n")
     assert "loading and compiling" in status._about(runs[2].directory, "running", None, runs[2].directory)
     worker = {"host": "node-3", "pid": 1}
