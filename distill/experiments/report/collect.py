@@ -60,6 +60,14 @@ class Run:
 
         return {name: value for name, value in own.items() if studied(name, value)}
 
+    @property
+    def rates(self) -> tuple[float, float] | None:
+        """``LABEL_RATE`` and ``RATIONALE_RATE`` of a mixture; None for other forms."""
+        own = self.record["configuration"]
+        labels, rationales = own.get("LABEL_RATE"), own.get("RATIONALE_RATE")
+        known = all(isinstance(rate, int | float) and not isinstance(rate, bool) for rate in (labels, rationales))
+        return (float(labels), float(rationales)) if known and own.get("FORM") == "mixed" else None
+
     def fingerprint(self, split: str) -> str | None:
         """The fingerprint of the rows of a split; None if the run did not read it."""
         entry = self.record["data"].get(split)

@@ -37,8 +37,8 @@ def _macro(name: str) -> Callable[[Cell], float]:
 
 def rate(cell: Cell) -> float:
     """Label examples per rationale example of a mixture; nan for other forms."""
-    labels, rationales = _macro("LABEL_RATE")(cell), _macro("RATIONALE_RATE")(cell)
-    return labels / rationales if cell.macro("FORM") == "mixed" and rationales > 0 else math.nan
+    rates = cell.runs[0].rates
+    return rates[0] / rates[1] if rates is not None and rates[1] > 0 else math.nan
 
 
 def train_rows(cell: Cell) -> float:

@@ -9,7 +9,6 @@ from distill.experiments.report import (
     findings,
     history,
     next_runs,
-    quantities,
     settings,
     statistics,
 )
@@ -151,8 +150,8 @@ def weight_blocks(analysis: Analysis) -> list[Block]:
 
 def _rates(cell: settings.Cell) -> str:
     """The mixture rates of a setting as a ratio, as in a sweep file."""
-    labels, rationales = cell.macro("LABEL_RATE"), cell.macro("RATIONALE_RATE")
-    return f"{labels:g}:{rationales:g}" if math.isfinite(quantities.rate(cell)) else "–"
+    rates = cell.runs[0].rates
+    return "–" if rates is None else settings.ratio(rates)
 
 
 def _lambda(cell: settings.Cell) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from distill.experiments.report.collect import Collection, ReportError, Run
 from distill.experiments.report.text import one_line
 from distill.experiments.sweep import SEED
-from distill.experiments.sweep.levels import number_of
+from distill.experiments.sweep.levels import RATES, number_of
 
 RATE = "LABEL_RATE:RATIONALE_RATE"
 METHODS = ("method", "FORM")
@@ -258,10 +258,16 @@ def _level(run: Run, own: Mapping[str, Any], axis: str) -> str:
 def _macros(run: Run) -> dict[str, Any]:
     """The configuration, with the two rates of a mixture as one ratio."""
     own = run.configuration
-    rates = own.pop("LABEL_RATE", None), own.pop("RATIONALE_RATE", None)
-    if all(isinstance(rate, (int, float)) for rate in rates) and own.get("FORM") == "mixed":
-        own[RATE] = f"{rates[0]:g}:{rates[1]:g}"
+    for name in RATES:
+        own.pop(name, None)
+    if run.rates is not None:
+        own[RATE] = ratio(run.rates)
     return own
+
+
+def ratio(rates: tuple[float, float]) -> str:
+    """The rates of a mixture as in a sweep file, such as ``4:1``."""
+    return f"{rates[0]:g}:{rates[1]:g}"
 
 
 def _splits(keys: Sequence[Any], values: Sequence[str]) -> bool:

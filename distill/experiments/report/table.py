@@ -9,6 +9,7 @@ from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.settings import Part
 from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED
+from distill.experiments.sweep.levels import RATES
 
 _TRAINING = (
     "steps",
@@ -24,7 +25,10 @@ _TRAINING = (
 
 
 def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
-    """Returns the table. Columns: run, test rows' fingerprint, axes, seed, training, validation and test metrics, state."""
+    """Returns the table.
+
+    Columns: run, test rows' fingerprint, axes, seed, rates of a mixture, training, validation and test metrics, state.
+    """
     runs = [(part, cell, run) for part in parts for cell in part.cells for run in cell.runs]
     axes = _axes(parts, unfinished)
     metrics = {
@@ -41,6 +45,7 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
             "seed",
             "best_step",
             "train_rows",
+            *map(str.lower, RATES),
             *_TRAINING,
             *map(spreadsheet_cell, scores),
             "state",
@@ -61,13 +66,14 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
                 spreadsheet_cell(run.seed),
                 step,
                 f"{rows:g}",
+                *map(_number, run.rates or (None, None)),
                 *training,
                 *map(_number, values),
                 "done",
                 "",
             ]
         )
-    blank = [""] * (3 + len(_TRAINING) + len(scores) - 1)
+    blank = [""] * (2 + len(RATES) + len(_TRAINING) + len(scores))
     for each in unfinished:
         levels = [spreadsheet_cell(each.axes.get(axis, "")) for axis in axes]
         seed = spreadsheet_cell(each.axes.get(SEED, ""))

@@ -22,6 +22,7 @@ from distill.experiments.sweep import failures as sweep_failures
 from distill.training import record, reporting
 from distill.training.curves import COLOURS
 
+_WEIGHTS = ("label_rate", "rationale_rate", "effective_lambda")
 _INTERVAL = "mean with its 95 % interval over seeds"
 
 
@@ -102,13 +103,17 @@ def _keys(runs: Sequence[Run]) -> list[tuple[tuple[str, str], ...]]:
 
 def _records(runs: Sequence[Run]) -> list[collect.Run]:
     """The runs with their records; none if one cannot be read: the report names what is wrong with it."""
+    found = [_with_record(run) for run in runs]
+    return [run for run in found if run is not None] if None not in found else []
+
+
+def _with_record(run: Run) -> collect.Run | None:
+    """A run with its record; None if it cannot be read."""
     try:
-        return [
-            collect.Run(run.name, run.directory, run.directory.parent, run.values, record.read(run.directory).to_json())
-            for run in runs
-        ]
+        found = record.read(run.directory).to_json()
     except (FileNotFoundError, ValueError):
-        return []
+        return None
+    return collect.Run(run.name, run.directory, run.directory.parent, run.values, found)
 
 
 def notes(sweep: Sweep) -> list[str]:
@@ -122,9 +127,10 @@ def notes(sweep: Sweep) -> list[str]:
 
 
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
-    """Writes one line per finished run: its levels, steps, seconds, validation score and all test metrics.
+    """Writes one line per finished run: its levels, steps, seconds, weights, validation score and all test metrics.
 
-    What else distinguishes settings in the table, such as changed rows, has a column beside those of the axes.
+    What else distinguishes settings in the table, such as changed rows, has a column beside those of the axes. The rates
+    are those of a mixture; they and the effective λ are empty where the run has none, or no record of them.
     A failed run has a line with its levels, the step that it reached, and its error.
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
@@ -134,12 +140,13 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     axes = sorted(names, key=lambda name: name == SEED)
     held = io.StringIO(newline="")
     writer = csv.writer(held)
-    columns = [*map(spreadsheet_cell, axes), "steps", "seconds", "best_step", "best"]
+    columns = [*map(spreadsheet_cell, axes), "steps", "seconds", *_WEIGHTS, "best_step", "best"]
     writer.writerow([*columns, *(f"test/{name}" for name in metrics), "state", "error"])
     for (run, result), key in zip(done, keys):
         writer.writerow(
             [spreadsheet_cell(level) for level in _levels({**run.values, **key}, axes)]
-            + [result["step"], round(result["seconds"], 2), result["best_step"], result["best"]]
+            + [result["step"], round(result["seconds"], 2), *_weights(_with_record(run))]
+            + [result["best_step"], result["best"]]
             + [result["test"].get(name, "") for name in metrics]
             + ["done", ""]
         )
@@ -147,9 +154,18 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
         if run.name in failures:
             reached = files.reached_step(run.directory)
             steps = "" if reached is None else str(reached)
-            texts = [*_levels(run.values, axes), steps, *[""] * (3 + len(metrics)), "failed", failures[run.name]]
+            blank = [""] * (len(columns) - len(axes) - 1 + len(metrics))
+            texts = [*_levels(run.values, axes), steps, *blank, "failed", failures[run.name]]
             writer.writerow(map(spreadsheet_cell, texts))
     atomic_files.replace(path, held.getvalue())
+
+
+def _weights(run: collect.Run | None) -> list[float | str]:
+    """The cells of ``_WEIGHTS``."""
+    if run is None:
+        return [""] * len(_WEIGHTS)
+    effective = run.training("lambda")
+    return [*(run.rates or ("", "")), effective if math.isfinite(effective) else ""]
 
 
 def _levels(values: Mapping[str, str], axes: Sequence[str], without: str = "") -> list[str]:

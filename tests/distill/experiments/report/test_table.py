@@ -17,6 +17,7 @@ def test_every_run_has_a_line(rates_analysis):
     assert (first["NORMALIZER"], first["rates"], first["seed"], first["state"], first["best_step"]) == (
         "task_tokens", "1:4", "0", "done", "300",
     )  # fmt: skip
+    assert (first["label_rate"], first["rationale_rate"], rows[60]["label_rate"]) == ("1", "4", "")
     run = found.part.cells[0].runs[0]
     assert float(first["test/accuracy"]) == pytest.approx(run.score("accuracy")) and first["parameters"] == "60500000"
     assert [(row["state"], row["error"]) for row in rows[60:]] == [

@@ -105,11 +105,12 @@ def test_the_csv_has_finished_and_failed_runs(sweep):
     report.write_csv(sweep, sweep.directory / "out.csv", {sweep.runs()[5].name: "no memory, none"})
     with (sweep.directory / "out.csv").open(newline="") as file:
         rows = list(csv.reader(file))
+    weights, blank = ["label_rate", "rationale_rate", "effective_lambda"], [""] * 3
     assert rows == [
-        ["method", "RANDOM_SEED", "steps", "seconds", "best_step", "best", "test/accuracy", "state", "error"],
-        ["standard", "0", "100", "2.0", "80", "50.0", "10.0", "done", ""],
-        ["standard", "1", "100", "2.0", "80", "50.0", "20.0", "done", ""],
-        ["step-by-step", "2", "37", "", "", "", "", "failed", "no memory, none"],
+        ["method", "RANDOM_SEED", "steps", "seconds", *weights, "best_step", "best", "test/accuracy", "state", "error"],
+        ["standard", "0", "100", "2.0", *blank, "80", "50.0", "10.0", "done", ""],
+        ["standard", "1", "100", "2.0", *blank, "80", "50.0", "20.0", "done", ""],
+        ["step-by-step", "2", "37", "", *blank, "", "", "", "failed", "no memory, none"],
     ]
 
 
@@ -172,6 +173,23 @@ def test_a_sweep_without_finished_runs_writes_no_plot(sweep, capsys):
     assert report.write_all(sweep) == []
     assert "no run of this sweep is finished" in capsys.readouterr().out
     assert not list(sweep.directory.iterdir())
+
+
+def test_the_csv_has_rates_and_effective_lambda_as_numbers(sweep):
+    """Empty for a form without a mixture, for a λ that is not known, and without a record."""
+    of_runs = [
+        ({"FORM": "mixed", "LABEL_RATE": 2, "RATIONALE_RATE": 0.5}, 0.1 + 0.2),
+        ({"FORM": "paired", "LABEL_RATE": 1, "RATIONALE_RATE": 1}, None),
+    ]
+    for run, (own, lam) in zip(sweep.runs(), of_runs):
+        synthetic.write_run(run.directory, [True] * 5, configuration=own, training={"lambda": lam})
+    finish(dataclasses.replace(sweep, planned=tuple(sweep.runs()[2:3])), [0.5])
+    report.write_csv(sweep, sweep.directory / "rates.csv", {sweep.runs()[3].name: "no memory"})
+    with (sweep.directory / "rates.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    found = [(row["label_rate"], row["rationale_rate"], row["effective_lambda"]) for row in rows]
+    assert found == [("2.0", "0.5", str(0.1 + 0.2)), *[("", "", "")] * 3]
+    assert [row["state"] for row in rows] == ["done"] * 3 + ["failed"] and rows[3]["error"] == "no memory"
 
 
 def test_an_axis_that_some_settings_do_not_have(tmp_path, capsys):
