@@ -146,7 +146,7 @@ class Configurations:
             if isinstance(data, DataConfig):
                 provider = registration.get(data.mixture_or_task_name)
                 known = [provenance.known_rows(data, task) for task in getattr(provider, "tasks", [provider])]
-                found = checks.seen_among(known, data, given.get("validation"))
+                found = checks.seen_warnings(checks.seen_among(known, data, given.get("validation")), data)
             self._seen[key] = found
 
     def _arguments(self, run: Run) -> Mapping[str, Any]:

@@ -1,6 +1,6 @@
 """Checks of a run's arguments before anything is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -16,7 +16,7 @@ from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
 from distill.training import tracking
 from distill.training.config import DataConfig, LoopConfig, TokenBatchesConfig, ValidationConfig
-from distill.training.evaluators import make_evaluators
+from distill.training.evaluators import make_evaluators, scored_examples
 from distill.training.losses import TwoTaskLoss
 from distill.training.optimizers import Optimizer, restricted
 from distill.training.step import make_train_step
@@ -113,15 +113,21 @@ def check_tasks(
         registration.check_prompts(data.mixture_or_task_name, validation.task_name)
 
 
-def seen_rows(data: DataConfig | TokenBatchesConfig, stream: Stream, validation: ValidationConfig | None) -> list[str]:
-    """Warnings that count the validation and test rows that have the input of a training row. Reads the rows.
+def seen_rows(
+    data: DataConfig | TokenBatchesConfig, stream: Stream, validation: ValidationConfig | None
+) -> dict[str, tuple[int, int]]:
+    """Counts the validation and test rows that have the input of a training row. Reads the rows.
 
     Args:
       data, validation: of the run.
       stream: the batches of ``data``; from a cache, the training rows are not read.
+
+    Returns:
+      Split → the number of such rows among those that are scored, and the number of those; empty where rows are no
+      records.
     """
     if validation is None or isinstance(data, TokenBatchesConfig):
-        return []
+        return {}
     from distill.tasks import registration
 
     provider = registration.get(data.mixture_or_task_name)
@@ -129,7 +135,9 @@ def seen_rows(data: DataConfig | TokenBatchesConfig, stream: Stream, validation:
     return seen_among([cast("BatchStream", stream).rows_of(task.name) for task in tasks], data, validation)
 
 
-def seen_among(known: "Sequence[KnownRows | None]", data: DataConfig, validation: ValidationConfig | None) -> list[str]:
+def seen_among(
+    known: "Sequence[KnownRows | None]", data: DataConfig, validation: ValidationConfig | None
+) -> dict[str, tuple[int, int]]:
     """:func:`seen_rows` of a run without its stream.
 
     Args:
@@ -140,24 +148,28 @@ def seen_among(known: "Sequence[KnownRows | None]", data: DataConfig, validation
     from distill.tasks.feeding import RecordDataSource
 
     if validation is None:
-        return []
+        return {}
     scored = registration.get(validation.task_name).source
     held = {rows.rows_sha256(data.split): rows for rows in known if rows is not None}  # forms of a data set share them
     if not held or not isinstance(scored, RecordDataSource):
-        return []
-    trained, found = np.concatenate([rows.input_keys(data.split) for rows in held.values()]), []
-    for split in dict.fromkeys(
-        one for one in (validation.split, validation.test_split) if one not in (None, data.split)
-    ):
-        keys = scored.input_keys(split)
-        number = int(np.isin(keys, trained).sum())
-        if number:
-            verb = form(number, "has", "have")
-            found.append(
-                f"{number:,} of {len(keys):,} rows of split {split!r} {verb} the input of a training row, so the score is "
-                "not that of unseen rows; remove them from the training rows or from this split"
-            )
+        return {}
+    trained = np.concatenate([rows.input_keys(data.split) for rows in held.values()])
+    found: dict[str, tuple[int, int]] = {}
+    for split in (validation.split, validation.test_split):
+        if split is not None and split not in found:
+            keys = scored.input_keys(split)[: scored_examples(validation, split)]
+            found[split] = int(np.isin(keys, trained).sum()), len(keys)
     return found
+
+
+def seen_warnings(found: Mapping[str, tuple[int, int]], data: DataConfig | TokenBatchesConfig) -> list[str]:
+    """Warnings of what :func:`seen_rows` has found; none of the split that is trained on."""
+    return [
+        f"{number:,} of {rows:,} rows of split {split!r} {form(number, 'has', 'have')} the input of a training row, so the "
+        "score is not that of unseen rows; remove them from the training rows or from this split"
+        for split, (number, rows) in found.items()
+        if number and not (isinstance(data, DataConfig) and split == data.split)
+    ]
 
 
 def check_initial(data: DataConfig | TokenBatchesConfig, initial_checkpoint_path: str) -> None:

@@ -42,7 +42,7 @@ def make_evaluators(
     for split in (validation.split, validation.test_split):
         if split is None or split in evaluators:
             continue
-        limit = None if split == validation.test_split else validation.max_examples
+        limit = scored_examples(validation, split)
         with terminal.stage(f"reading {validation.task_name}, split {split!r}"):
             evaluators[split] = token_scores.evaluator(validation.task_name, split, decoder, max_examples=limit)
         evaluators[split].check_metric(validation.metric)
@@ -51,6 +51,11 @@ def make_evaluators(
         for text in evaluators[split].fit(validation.decode.max_input_len, trained_input_len).remarks(answering.LIMIT):
             terminal.introduce(f"split {split!r}: {text}", warns=True)
     return evaluators
+
+
+def scored_examples(validation: ValidationConfig, split: str) -> int | None:
+    """Returns how many examples of a split are scored, from its first; None for all, as of the test split."""
+    return None if split == validation.test_split else validation.max_examples
 
 
 def final_split(validation: ValidationConfig | None) -> str | None:

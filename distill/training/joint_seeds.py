@@ -99,9 +99,10 @@ class Seed:
         checks.check_tasks(data, validation, model)
         evaluators = make_evaluators(validation, decoder, terminal, data.layout.encoder_length)
         root, stream = epath.Path(directory), data.stream(loop.seed)
-        origin = Origin.of(root, data, stream, validation, evaluators, devices=1, started=started)
-        for seen in checks.seen_rows(data, stream, validation):
-            terminal.introduce(seen, warns=True)
+        seen = checks.seen_rows(data, stream, validation)
+        origin = Origin.of(root, data, stream, validation, evaluators, devices=1, seen=seen, started=started)
+        for warning in checks.seen_warnings(seen, data):
+            terminal.introduce(warning, warns=True)
         return cls(root, loop.seed, stream, evaluators, lock, origin, callbacks, trackers)
 
 

@@ -67,6 +67,7 @@ class Origin:
         evaluators: "Mapping[str, Evaluator]",
         *,
         devices: int,
+        seen: Mapping[str, tuple[int, int]] = {},
         started: float | None = None,
     ) -> "Origin":
         """Reads what the record of a run needs. The tasks of the run must be registered.
@@ -75,6 +76,7 @@ class Origin:
           directory: the model directory, with ``config.json`` if the run has a configuration.
           data, stream, validation, evaluators: of the run.
           devices: number of devices, over all processes.
+          seen: what :func:`distill.training.checks.seen_rows` has found.
           started: when the attempt began, seconds since 1970; None: now.
         """
         if isinstance(data, TokenBatchesConfig):
@@ -82,7 +84,10 @@ class Origin:
         else:
             rows = {"train": of_training_data(cast("BatchStream", stream), data.mixture_or_task_name, data.split)}
         roles = {record.VALIDATION: validation.split, record.TEST: validation.test_split} if validation else {}
-        rows |= {role: of_evaluation_data(evaluators[split]) for role, split in roles.items() if split is not None}
+        for role, split in roles.items():
+            if split is not None:
+                known = of_evaluation_data(evaluators[split])
+                rows[role] = dataclasses.replace(known, seen=seen[split][0] if split in seen else None)
         begun = time.time() if started is None else started
         return cls(begun, configuration(directory), rows, code(), environment(devices))
 

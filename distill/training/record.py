@@ -32,11 +32,14 @@ class SplitData:
         fingerprint of a split have the same rows there.
       rows: their number.
       split: the name of the SeqIO split.
+      seen: of validation and test rows, the number that have the input of a training row; None if it is not known, as in
+        records of earlier versions.
     """
 
     fingerprint: str
     rows: int
     split: str = ""
+    seen: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

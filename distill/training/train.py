@@ -142,9 +142,11 @@ def train(
         saver = Checkpoints.of_run(directory, model, checkpoints)
         ema = loop.ema_decay is not None
         like = abstract_state(model, optimizer, device_mesh, rules, ema=ema)
-        origin = Origin.of(directory, data, stream, validation, evaluators, devices=device_mesh.size, started=started)
-        for seen in checks.seen_rows(data, stream, validation):
-            terminal.introduce(seen, warns=True)
+        seen = checks.seen_rows(data, stream, validation)
+        of_run = (directory, data, stream, validation, evaluators)
+        origin = Origin.of(*of_run, devices=device_mesh.size, seen=seen, started=started)
+        for warning in checks.seen_warnings(seen, data):
+            terminal.introduce(warning, warns=True)
         progress = Progress.of(validation)
         if saver.latest_step() is not None:
             with terminal.stage("reading the newest checkpoint", announce=False):

@@ -61,6 +61,11 @@ class Run:
         return {name: value for name, value in own.items() if studied(name, value)}
 
     @property
+    def seen(self) -> int | None:
+        """The number of its test rows that have the input of a training row; None if it is not known."""
+        return (self.record["data"].get("test") or {}).get("seen")
+
+    @property
     def rates(self) -> tuple[float, float] | None:
         """``LABEL_RATE`` and ``RATIONALE_RATE`` of a mixture; None for other forms."""
         own = self.record["configuration"]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.experiments.report import comparisons, next_runs, quantities, statistics
+from distill.experiments.report import comparisons, next_runs, quantities, settings, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.answers import EqualShare, SmallestModel
 from distill.experiments.report.cost import Cost, Costs
@@ -55,7 +55,7 @@ def sentences(analysis: Analysis) -> list[str]:
     """The findings, most important first; of students that learned nothing, only this."""
     if analysis.nothing_learned:
         return ["No student has learned the task: all of them score 0 on the test rows, so nothing can be compared."]
-    out = [_selected(analysis)]
+    out = [_selected(analysis), *settings.seen_sentence(analysis.part.runs)]
     for head in analysis.headlines:
         comparison = comparisons.oriented(analysis.family, head.a, head.b)
         if comparison is not None:

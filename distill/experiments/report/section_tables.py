@@ -17,6 +17,7 @@ from distill.experiments.report.blocks import Block, Cell, Chart, Examples, Poin
 from distill.experiments.report.cost import Cost
 from distill.experiments.report.text import large, number, one_line, p_value
 
+_SEEN = "test rows seen in training"
 _MOST_COLUMNS = 8  # settings beside each other in the table of differences
 
 
@@ -114,7 +115,8 @@ def weight_blocks(analysis: Analysis) -> list[Block]:
     if len(varied) < 2:
         return []
     metric = str(cells[0].runs[0].record["selection"]["metric"])
-    rows = []
+    seen = settings.any_seen(analysis.part.runs)
+    rows: list[tuple[Cell | str, ...]] = []
     for cell in sorted(cells, key=lambda cell: cell.training("lambda")):
         validation = analysis.evidence.mean_interval(
             [analysis.evidence.scale * score for score in cell.scores(metric, "validation")]
@@ -129,6 +131,7 @@ def weight_blocks(analysis: Analysis) -> list[Block]:
                 number(cell.training("lambda")),
                 findings.spread(analysis, validation),
                 findings.spread(analysis, analysis.evidence.cell_interval(cell)),
+                *([_seen(cell)] if seen else []),
             )
         )
     unit = ", %" if analysis.evidence.scale == 100 else ""
@@ -140,6 +143,7 @@ def weight_blocks(analysis: Analysis) -> list[Block]:
         "effective λ",
         f"validation {metric}{unit}",
         charted.metric_name(analysis),
+        *([_SEEN] if seen else []),
     )
     note = (
         "By effective λ: the mean over updates of rationale weight / label weight. Bold: selected on validation. A dash: "
@@ -152,6 +156,10 @@ def _rates(cell: settings.Cell) -> str:
     """The mixture rates of a setting as a ratio, as in a sweep file."""
     rates = cell.runs[0].rates
     return "–" if rates is None else settings.ratio(rates)
+
+
+def _seen(cell: settings.Cell) -> str:
+    return settings.seen_range(cell.runs) or "–"
 
 
 def _lambda(cell: settings.Cell) -> str:
@@ -201,6 +209,8 @@ def _cost_table(analysis: Analysis) -> Table:
         "setting": lambda each: Cell(one_line(each.cell.label), "best" if costs.work_varies and each.on_front else ""),
         charted.metric_name(analysis): lambda each: findings.spread(analysis, each.accuracy),
     }
+    if settings.any_seen(analysis.part.runs):
+        columns[_SEEN] = lambda each: _seen(each.cell)
     if costs.unit != "tokens":
         columns["FLOPs"] = lambda each: large(each.cell.training("flops"))
     columns["tokens"] = lambda each: large(each.cell.training("tokens"))

@@ -16,6 +16,7 @@ from distill.experiments.report import (
     proposals,
     quantities,
     section_tables,
+    settings,
     statistics,
 )
 from distill.experiments.report.analysis import Analysis
@@ -100,13 +101,13 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
                 one_line(best_share.line, 50),
             )
         )
-    seeds = sorted({len(each.runs) for each in part.cells})
+    seeds, seen = sorted({len(each.runs) for each in part.cells}), settings.any_seen(part.runs)
     tiles.append(
         (
             counted(len(part.runs)),
             f"{counted(len(part.cells), 'setting')}, {'–'.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} "
             f"{form(seeds[-1], 'seed')} each",
-            counted(part.rows, "test row"),
+            counted(part.rows, "test row") + (f", {settings.seen_range(part.runs)} seen in training" if seen else ""),
         )
     )
     blocks: list[Block] = [Tiles(tuple(tiles))]

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from distill.counting import counted, form
 from distill.experiments.report.collect import Collection, ReportError, Run
 from distill.experiments.report.text import one_line
 from distill.experiments.sweep import SEED
@@ -219,6 +220,30 @@ def other_rows(labelled: Mapping[str, Sequence[Run]], split: str) -> list[str]:
     return [
         f"{_listed(others)} {was} {verb} on other rows than {_listed(most)}: the files have changed between these runs, so "
         "their scores differ for another reason than the settings."
+    ]
+
+
+def seen_range(runs: Sequence[Run]) -> str:
+    """How many test rows of a run have the input of a training row, ``3`` or ``0 to 3``; empty if it is not known."""
+    numbers = sorted({run.seen for run in runs if run.seen is not None})
+    return " to ".join(f"{number:,}" for number in dict.fromkeys((*numbers[:1], *numbers[-1:])))
+
+
+def any_seen(runs: Sequence[Run]) -> bool:
+    """Whether a run has test rows with the input of a training row."""
+    return any(run.seen for run in runs)
+
+
+def seen_sentence(runs: Sequence[Run]) -> list[str]:
+    """A sentence on test rows that have the input of a training row; none if no run has any."""
+    if not any_seen(runs):
+        return []
+    most = max(run.seen or 0 for run in runs)
+    rows = max(int(run.record["data"]["test"]["rows"]) for run in runs if run.seen)
+    differ = ", depending on the run" if any((run.seen or 0) != most for run in runs) else ""
+    return [
+        f"{seen_range(runs)} of {counted(rows, 'test row')} {form(most, 'has', 'have')} the input of a training "
+        f"row{differ}: the scores are not those of unseen rows."
     ]
 
 

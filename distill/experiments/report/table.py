@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from distill.experiments.report import quantities
 from distill.experiments.report.collect import Unfinished
-from distill.experiments.report.settings import Part
+from distill.experiments.report.settings import Part, any_seen
 from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED
 from distill.experiments.sweep.levels import RATES
@@ -28,6 +28,7 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
     """Returns the table.
 
     Columns: run, test rows' fingerprint, axes, seed, rates of a mixture, training, validation and test metrics, state.
+    The test rows that have the input of a training row have a column if a run has such rows.
     """
     runs = [(part, cell, run) for part in parts for cell in part.cells for run in cell.runs]
     axes = _axes(parts, unfinished)
@@ -37,6 +38,7 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     scores = [f"{split}/{name}" for split, names in metrics.items() for name in names]
+    seen = ["test_rows_seen"] if any_seen([run for *_, run in runs]) else []
     writer.writerow(
         [
             "run",
@@ -48,6 +50,7 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
             *map(str.lower, RATES),
             *_TRAINING,
             *map(spreadsheet_cell, scores),
+            *seen,
             "state",
             "error",
         ]
@@ -69,11 +72,12 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
                 *map(_number, run.rates or (None, None)),
                 *training,
                 *map(_number, values),
+                *[_number(run.seen) for _ in seen],
                 "done",
                 "",
             ]
         )
-    blank = [""] * (2 + len(RATES) + len(_TRAINING) + len(scores))
+    blank = [""] * (2 + len(RATES) + len(_TRAINING) + len(scores) + len(seen))
     for each in unfinished:
         levels = [spreadsheet_cell(each.axes.get(axis, "")) for axis in axes]
         seed = spreadsheet_cell(each.axes.get(SEED, ""))

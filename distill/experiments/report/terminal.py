@@ -117,13 +117,15 @@ def _with_record(run: Run) -> collect.Run | None:
 
 
 def notes(sweep: Sweep) -> list[str]:
-    """Lines below the table on settings that were trained, or scored, on other rows than the rest."""
+    """Lines below the table: settings that were trained, or scored, on other rows than the rest, and test rows that have
+    the input of a training row."""
     labelled: dict[str, list[collect.Run]] = {}
     done = [run for run in sweep.runs() if run.done]
     for run, key in zip(_records(done), _keys(done)):
         label = ", ".join(f"{axis} {level}" for axis, level in key) or "all runs"
         labelled.setdefault(label, []).append(run)
-    return [line for split in ("train", "test") for line in settings.other_rows(labelled, split)]
+    changed = [line for split in ("train", "test") for line in settings.other_rows(labelled, split)]
+    return [*changed, *settings.seen_sentence([run for runs in labelled.values() for run in runs])]
 
 
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
@@ -131,6 +133,7 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
 
     What else distinguishes settings in the table, such as changed rows, has a column beside those of the axes. The rates
     are those of a mixture; they and the effective λ are empty where the run has none, or no record of them.
+    The test rows that have the input of a training row have a column if a run has such rows.
     A failed run has a line with its levels, the step that it reached, and its error.
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
@@ -138,23 +141,27 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     keys = [dict(key) for key in _keys([run for run, _ in done])]
     names = dict.fromkeys([*sweep.all_axes(), *(axis for key in keys for axis in key)])
     axes = sorted(names, key=lambda name: name == SEED)
+    read = [_with_record(run) for run, _ in done]
+    seen = ["test_rows_seen"] if settings.any_seen([run for run in read if run is not None]) else []
     held = io.StringIO(newline="")
     writer = csv.writer(held)
     columns = [*map(spreadsheet_cell, axes), "steps", "seconds", *_WEIGHTS, "best_step", "best"]
-    writer.writerow([*columns, *(f"test/{name}" for name in metrics), "state", "error"])
-    for (run, result), key in zip(done, keys):
+    columns += [*(f"test/{name}" for name in metrics), *seen]
+    writer.writerow([*columns, "state", "error"])
+    for (run, result), key, found in zip(done, keys, read):
         writer.writerow(
             [spreadsheet_cell(level) for level in _levels({**run.values, **key}, axes)]
-            + [result["step"], round(result["seconds"], 2), *_weights(_with_record(run))]
+            + [result["step"], round(result["seconds"], 2), *_weights(found)]
             + [result["best_step"], result["best"]]
             + [result["test"].get(name, "") for name in metrics]
+            + ["" if found is None or found.seen is None else found.seen for _ in seen]
             + ["done", ""]
         )
     for run in sweep.runs():
         if run.name in failures:
             reached = files.reached_step(run.directory)
             steps = "" if reached is None else str(reached)
-            blank = [""] * (len(columns) - len(axes) - 1 + len(metrics))
+            blank = [""] * (len(columns) - len(axes) - 1)
             texts = [*_levels(run.values, axes), steps, *blank, "failed", failures[run.name]]
             writer.writerow(map(spreadsheet_cell, texts))
     atomic_files.replace(path, held.getvalue())

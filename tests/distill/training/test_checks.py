@@ -10,7 +10,7 @@ from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
 from distill.sharding import partitioning
 from distill.tasks import jsonl, registration
 from distill.tools import vocabulary
-from distill.training import checks, train
+from distill.training import checks, record, train
 from distill.training.config import DataConfig, TokenBatchesConfig, ValidationConfig
 from tests_support import write_lines, write_rows
 
@@ -125,7 +125,7 @@ def test_token_windows_need_a_vocabulary_that_the_student_has_and_no_validation_
 
 
 def test_rows_that_are_trained_on_are_counted(tmp_path):
-    def warnings(test, cached=False):
+    def warnings(test, cached=False, **changed):
         rows = {"train": ["1?", "2?", "2?"], "validation": ["3?"], "test": test}
         for split, inputs in rows.items():
             write_lines(
@@ -140,8 +140,10 @@ def test_rows_that_are_trained_on_are_counted(tmp_path):
             cache.build([names.paired], data.cache_dir)
             (tmp_path / "train.jsonl").unlink()
             registration.call_of(names.paired)()  # forgets the rows that it has read
-        return checks.seen_rows(data, data.stream(0), ValidationConfig(names.label))
+        counts.append(checks.seen_rows(data, data.stream(0), ValidationConfig(names.label, **changed)))
+        return checks.seen_warnings(counts[-1], data)
 
+    counts = []
     assert warnings(["4?"]) == []
     (found,) = warnings(["  2? ", "4?", "1?"])
     assert found.startswith(
@@ -149,6 +151,13 @@ def test_rows_that_are_trained_on_are_counted(tmp_path):
     )
     (found,) = warnings(["1?"])
     assert found.startswith("1 of 1 rows of split 'test' has the input")
+    assert counts == [{"validation": (0, 1), "test": (0, 1)}, {"validation": (0, 1), "test": (2, 3)}, counts[2]]
+    assert warnings(["1?"], split="test", test_split="train", max_examples=1) == [found]
+    assert counts[-1] == {"test": (1, 1), "train": (3, 3)}, (
+        "the split that is trained on is counted, and warned of by none"
+    )
+    (first,) = warnings(["4?", "1?", "2?"], split="test", test_split=None, max_examples=2)
+    assert first.startswith("1 of 2 rows"), "of the rows that are scored"
     assert warnings(["1?"], cached=True) == [found]
 
 
@@ -168,3 +177,5 @@ def test_a_run_warns_of_rows_that_are_trained_on(tmp_path, arguments, capsys):
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=1)
     train.train(str(tmp_path / "run"), **arguments, quiet=True)
     assert "WARNING 10 of 10 rows of split 'test' have the input of a training row" in capsys.readouterr().err
+    found = record.read(tmp_path / "run").data
+    assert found["test"].seen == 10 and found["train"].seen is None

@@ -10,7 +10,7 @@ from distill.training import record
 
 RECORD = record.Record(
     configuration={"LAMBDA": 0.5, "TRAIN_STEPS": 8, "FILES": {"train": "a.jsonl"}, "MESH": "@partitioning.MeshConfig()"},
-    data={"train": record.SplitData("ab12", 40, "train"), "test": record.SplitData("cd34", 10, "test")},
+    data={"train": record.SplitData("ab12", 40, "train"), "test": record.SplitData("cd34", 10, "test", 3)},
     code=record.Code("1.0", "deadbeef", False, {"jax": "0.10.2"}),
     environment=record.Environment("here", "a processor", "cpu", 1, 1, "3.12", ""),
     training=record.Training(
@@ -37,10 +37,10 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
 def test_fields_of_later_versions_are_ignored_and_optional_ones_may_be_absent(tmp_path):
     value = RECORD.to_json()
     value["more"] = [1]
-    del value["training"]["goodput"], value["data"]["test"]["split"]
+    del value["training"]["goodput"], value["data"]["test"]["split"], value["data"]["test"]["seen"]
     (tmp_path / "record.json").write_text(json.dumps(value))
     assert record.read(tmp_path).training.goodput is None
-    assert record.read(tmp_path).data["test"].split == ""
+    assert record.read(tmp_path).data["test"] == record.SplitData("cd34", 10)
 
 
 @pytest.mark.parametrize(

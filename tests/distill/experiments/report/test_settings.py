@@ -42,6 +42,22 @@ def test_rates_become_one_axis(tmp_path):
     assert part.axes == {settings.RATE: ("1:4", "1:1", "10:1")}
 
 
+def test_test_rows_with_the_input_of_a_training_row_are_counted(tmp_path):
+    runs = folder(tmp_path, *[({"RANDOM_SEED": seed}, {}) for seed in range(3)]).runs
+    assert settings.seen_sentence(runs) == [] and settings.seen_range(runs) == "" and not settings.any_seen(runs)
+
+    def noted(*numbers):
+        for run, number in zip(runs, numbers):
+            run.record["data"]["test"]["seen"] = number
+        return settings.seen_sentence(runs)
+
+    assert noted(0, 0, None) == []
+    end = " the input of a training row: the scores are not those of unseen rows."
+    assert noted(1, 1, 1) == [f"1 of 3 test rows has{end}"]
+    assert noted(2, None, 0) == [f"0 to 2 of 3 test rows have{end.replace(':', ', depending on the run:')}"]
+    assert settings.seen_range(runs) == "0 to 2" and settings.any_seen(runs) and runs[1].seen is None
+
+
 def test_other_test_rows_are_refused_or_separate(tmp_path):
     base = {"FORM": "label"}
     other = {"fingerprints": {"test": "other9"}}

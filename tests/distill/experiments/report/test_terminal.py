@@ -175,20 +175,28 @@ def test_a_sweep_without_finished_runs_writes_no_plot(sweep, capsys):
     assert not list(sweep.directory.iterdir())
 
 
-def test_the_csv_has_rates_and_effective_lambda_as_numbers(sweep):
-    """Empty for a form without a mixture, for a λ that is not known, and without a record."""
+def test_the_csv_has_rates_effective_lambda_and_test_rows_seen_as_numbers(sweep):
+    """Empty for a form without a mixture, for a λ or rows that are not known, and without a record."""
     of_runs = [
         ({"FORM": "mixed", "LABEL_RATE": 2, "RATIONALE_RATE": 0.5}, 0.1 + 0.2),
         ({"FORM": "paired", "LABEL_RATE": 1, "RATIONALE_RATE": 1}, None),
     ]
     for run, (own, lam) in zip(sweep.runs(), of_runs):
         synthetic.write_run(run.directory, [True] * 5, configuration=own, training={"lambda": lam})
+    assert report.notes(sweep) == []
+    path = sweep.runs()[0].directory / "record.json"
+    content = json.loads(path.read_text())
+    content["data"]["test"]["seen"] = 2
+    path.write_text(json.dumps(content))
+    (note,) = report.notes(sweep)
+    assert note.startswith("2 of 5 test rows have the input of a training row")
     finish(dataclasses.replace(sweep, planned=tuple(sweep.runs()[2:3])), [0.5])
     report.write_csv(sweep, sweep.directory / "rates.csv", {sweep.runs()[3].name: "no memory"})
     with (sweep.directory / "rates.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     found = [(row["label_rate"], row["rationale_rate"], row["effective_lambda"]) for row in rows]
     assert found == [("2.0", "0.5", str(0.1 + 0.2)), *[("", "", "")] * 3]
+    assert [row["test_rows_seen"] for row in rows] == ["2", "", "", ""]
     assert [row["state"] for row in rows] == ["done"] * 3 + ["failed"] and rows[3]["error"] == "no memory"
 
 

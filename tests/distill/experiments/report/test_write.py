@@ -1,5 +1,7 @@
 """All files of a report, and reports on several sets of test rows."""
 
+import csv
+
 import numpy as np
 import pytest
 
@@ -47,3 +49,23 @@ def test_the_output_is_checked_first(tmp_path):
     for output, message in ((tmp_path / "r.pdf", "must end in .html"), (tmp_path / "no" / "r.html", "does not exist")):
         with pytest.raises(ReportError, match=message):
             write.write([tmp_path], output)
+
+
+def test_test_rows_with_the_input_of_a_training_row_are_named_beside_the_scores(rates, tmp_path, monkeypatch):
+    collection = collect.collect([rates])
+    names = ("a.html", "a.md", "a.csv")
+
+    def written():
+        write.write([rates], tmp_path / "a.html", Options(), collection)
+        return [(tmp_path / name).read_text() for name in names]
+
+    assert not [text for text in written() if "seen" in text or "input of a training row" in text]
+    for run in collection.runs:
+        monkeypatch.setitem(run.record["data"]["test"], "seen", 7)
+    html, markdown, table = written()
+    for text in (html, markdown):
+        assert "7 of 150 test rows have the input of a training row: the scores are not those of unseen rows" in text
+        assert "150 test rows, 7 seen in training" in text
+        assert text.count("test rows seen in training") >= 2, "beside the scores of the settings, and of their cost"
+    rows = list(csv.DictReader(table.splitlines()))
+    assert [row["test_rows_seen"] for row in rows] == ["7"] * 60 + ["", ""] and rows[-1]["state"] == "waiting"
