@@ -113,12 +113,31 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Unfinished:
-    """A run without results: its folder's name, its levels, its state as in a sweep's directory, and the error."""
+    """A run without results.
+
+    Attributes:
+      name: of its folder.
+      axes: axis of the sweep → level.
+      state: as in a sweep's directory.
+      error: of a failed run.
+      sweep: the sweep's folder, or None.
+    """
 
     name: str
     axes: Mapping[str, str]
     state: str
     error: str = ""
+    sweep: Path | None = None
+
+    @property
+    def seed(self) -> str:
+        """Its seed, as text; empty without an axis of seeds."""
+        return self.axes.get(SEED, "")
+
+    @property
+    def to_do(self) -> bool:
+        """Whether its sweep trains it now or later."""
+        return self.state in ("running", "waiting")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,7 +179,7 @@ def collect(paths: Sequence[str | Path]) -> Collection:
         for directory, sweep, axes, state, error in found:
             key = directory.resolve()
             if state != "done":
-                unfinished.setdefault(key, Unfinished(directory.name, axes, state, error))
+                unfinished.setdefault(key, Unfinished(directory.name, axes, state, error, sweep))
             elif key not in runs or (sweep and not runs[key].sweep):
                 runs[key] = Run(directory.name, directory, sweep, axes, read_record(directory))
     if not runs:

@@ -22,7 +22,7 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
     """What limits the findings."""
     part, out = analysis.part, []
     listed = _listed(unfinished)
-    if any(each.state in ("running", "waiting") for each in unfinished):
+    if any(each.to_do for each in unfinished):
         out.append(
             f"The sweep is not complete: {listed}. Missing settings can change which one is selected, and what it is "
             "compared with."

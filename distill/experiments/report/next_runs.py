@@ -66,6 +66,7 @@ class Proposal:
       width: after these runs, as a share in [0, 1] of the present width; nan without runs. To ``narrow``: of the maximum's
         interval, expected. To ``explore``: of the range of ln λ in which the best one may be (:func:`resolution`).
       recipe: the complete setting and what trains it; None if no setting is known to determine λ.
+      to_do: the number of runs of the sweep at these λ that are still to do; ``runs`` lacks them, ``width`` counts them.
     """
 
     kind: Literal["narrow", "explore"]
@@ -73,6 +74,7 @@ class Proposal:
     reason: str = ""
     width: float = math.nan
     recipe: Recipe | None = None
+    to_do: int = 0
 
     @property
     def total(self) -> int:
@@ -96,6 +98,10 @@ class Knob:
     def value(self, lam: float) -> float:
         """The knob's value at an effective λ: labels per rationale, or λ before normalisation."""
         return math.exp(self.offset + self.slope * math.log(lam))
+
+    def lam(self, value: float) -> float:
+        """The effective λ at a value of the knob: the inverse of :meth:`value`."""
+        return math.exp((math.log(value) - self.offset) / self.slope)
 
     def level(self, lam: float) -> str:
         """The value as a level of a sweep's axis: ``2:1`` or ``0.5``."""

@@ -4,43 +4,51 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from distill.experiments.report.next_runs import NextRun, Proposal, Recipe, knob
+from distill.experiments.report.collect import Unfinished
+from distill.experiments.report.next_runs import APART, Knob, NextRun, Proposal, Recipe, knob
 from distill.experiments.report.quantities import Line
 from distill.experiments.report.settings import ABSENT, RATE, Cell
 from distill.experiments.sweep import SEED, SweepError, read_plan, reading
-from distill.experiments.sweep.levels import RATES
+from distill.experiments.sweep.levels import RATES, number_of
 from distill.experiments.sweep.runs import Sweep
 from distill.inference.own_files import CONFIG
 
 
-def with_recipe(proposal: Proposal, line: Line, best: Cell) -> Proposal:
+def with_recipe(proposal: Proposal, line: Line, best: Cell, to_do: Sequence[Unfinished] = ()) -> Proposal:
     """Returns the proposal with the levels that its runs keep and what trains them, where a setting is known to set λ.
 
     Axes on which the settings of the line agree keep their level. The others, except the one that sets λ, keep that of the
-    best setting.
+    best setting. Runs of the sweep that are still to do at a λ are subtracted from those proposed there.
 
     Args:
       proposal: the runs.
       line: the settings that they extend.
       best: the setting with the best validation score.
+      to_do: runs of the sweeps that are still to do.
     """
     found = knob(line)
     if not proposal.runs or found is None:
         return proposal
-    seeds = [_seeds(line, run) for run in proposal.runs]
+    there = _at_each(proposal.runs, line, best, found, to_do)
+    number = sum(min(run.runs, len(planned)) for run, planned in zip(proposal.runs, there))
+    left = [(run, planned) for run, planned in zip(proposal.runs, there) if run.runs > len(planned)]
+    runs = tuple(dataclasses.replace(run, runs=run.runs - len(planned)) for run, planned in left)
+    proposal = dataclasses.replace(proposal, runs=runs, to_do=number)
+    if not runs:
+        return proposal
+    seeds = [_seeds(line, run, planned) for run, (_, planned) in zip(runs, left)]
     directories = {run.sweep for cell in line.cells for run in cell.runs}
     sweep = _sweep(next(iter(directories))) if len(directories) == 1 else None
     setter = None if sweep is None else _setter(sweep, found.name)
     if sweep is not None and (setter or found.name != RATE):
         axis = setter or found.name
-        keep = {name: _kept(line, best, name) for name in sweep.axes if name not in (axis, SEED)}
-        keep = {name: level for name, level in keep.items() if level != ABSENT}
+        keep = _keep(sweep, axis, line, best)
         values = [_level(line, run, axis, found.level(run.lam)) for run in proposal.runs]
         points = [{**keep, axis: levels, SEED: each} for levels, each in _grouped(values, seeds)]
         if _accepted(sweep, points):
@@ -49,18 +57,21 @@ def with_recipe(proposal: Proposal, line: Line, best: Cell) -> Proposal:
     return dataclasses.replace(proposal, recipe=_file(proposal, found.name, line, best, seeds))
 
 
-def more_seeds(cells: Sequence[Cell], number: int) -> Recipe:
+def more_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished] = ()) -> Recipe:
     """What trains settings with more seeds: a command, or a sweep file if no sweep with a known design has all of them.
 
     Args:
       cells: the settings; at least one has fewer than ``number`` seeds.
-      number: seeds of each setting, those that were trained included.
+      number: seeds of each setting, those that were trained or are still to do included.
+      to_do: runs of the sweeps that are still to do.
     """
     directories = {run.sweep for cell in cells for run in cell.runs}
     sweep = _sweep(next(iter(directories))) if len(directories) == 1 else None
-    known = [int(run.seed) for cell in cells for run in cell.runs if run.seed.lstrip("-").isdigit()]
-    first = max(known, default=-1) + 1
-    seeds = {id(cell): list(range(first, first + number - len(cell.runs))) for cell in cells if len(cell.runs) < number}
+    planned = {id(cell): runs_to_do(cell, to_do) for cell in cells}
+    trained = [run.seed for cell in cells for run in cell.runs]
+    first = max(_numbers([*trained, *(each.seed for found in planned.values() for each in found)]), default=-1) + 1
+    missing = {id(cell): number - len(cell.runs) - len(planned[id(cell)]) for cell in cells}
+    seeds = {key: list(range(first, first + count)) for key, count in missing.items() if count > 0}
     if sweep is not None:
         points = []
         for cell in (cell for cell in cells if id(cell) in seeds):
@@ -74,6 +85,59 @@ def more_seeds(cells: Sequence[Cell], number: int) -> Recipe:
     run = cells[0].runs[0]
     axes = {"setting": settings, SEED: max(seeds.values(), key=len)}
     return Recipe({}, "", _yaml({"directory": f"{run.sweep or run.directory}_next", "axes": axes}))
+
+
+def runs_to_do(cell: Cell, to_do: Sequence[Unfinished]) -> list[Unfinished]:
+    """The runs of a setting that are still to do."""
+    known = [(run.sweep, _without_seed(run.axes)) for run in cell.runs if run.sweep is not None]
+    return [each for each in to_do if (each.sweep, _without_seed(each.axes)) in known]
+
+
+def _without_seed(axes: Mapping[str, str]) -> dict[str, str]:
+    return {axis: level for axis, level in axes.items() if axis != SEED}
+
+
+def _at_each(
+    runs: Sequence[NextRun], line: Line, best: Cell, found: Knob, to_do: Sequence[Unfinished]
+) -> list[list[Unfinished]]:
+    """For each proposed run, those still to do at its λ, or less than 10 % from it, with the levels that it keeps."""
+    out: list[list[Unfinished]] = [[] for _ in runs]
+    sweeps = {directory: _sweep(directory) for directory in {each.sweep for each in to_do}}
+    for each in to_do:
+        sweep = sweeps[each.sweep]
+        lam = math.nan if sweep is None else _lam(each, sweep, line, best, found)
+        apart = [abs(math.log(run.lam / lam)) for run in runs] if lam > 0 else [math.inf]
+        if min(apart) < math.log(APART):
+            out[apart.index(min(apart))].append(each)
+    return out
+
+
+def _lam(each: Unfinished, sweep: Sweep, line: Line, best: Cell, found: Knob) -> float:
+    """The effective λ of a run that is still to do; nan if it is not on the line."""
+    axis = _setter(sweep, found.name) or found.name
+    others = {name: level for name, level in each.axes.items() if name not in (axis, SEED)}
+    if others != _keep(sweep, axis, line, best):
+        return math.nan
+    trained = [value for cell, value in zip(line.cells, line.values) if runs_to_do(cell, [each])]
+    levels = [level for level in sweep.all_axes().get(axis, ()) if level.name == each.axes.get(axis)]
+    if trained or not levels:
+        return trained[0] if trained else math.nan
+    values = dict(text.split(" = ", 1) for text in levels[0].bindings)
+    macros = RATES if found.name == RATE else (found.name,)
+    numbers = [number for name in macros if (number := number_of(values.get(name, ""))) is not None and number > 0]
+    if len(numbers) < len(macros):
+        return math.nan
+    return found.lam(numbers[0] / numbers[1] if found.name == RATE else numbers[0])
+
+
+def _keep(sweep: Sweep, axis: str, line: Line, best: Cell) -> dict[str, str]:
+    """The levels that runs keep which extend a line along an axis of a sweep."""
+    kept = {name: _kept(line, best, name) for name in sweep.axes if name not in (axis, SEED)}
+    return {name: level for name, level in kept.items() if level != ABSENT}
+
+
+def _numbers(seeds: Iterable[str]) -> list[int]:
+    return sorted({int(seed) for seed in seeds if seed.lstrip("-").isdigit()})
 
 
 def _command(sweep: Sweep, points: Sequence[Mapping[str, Any]]) -> str:
@@ -147,15 +211,14 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _seeds(line: Line, run: NextRun) -> list[int]:
-    """The seeds of a run: those of the settings, or new ones where its λ is trained already."""
-    known = sorted(
-        {int(seed) for cell in line.cells for seed in (r.seed for r in cell.runs) if seed.lstrip("-").isdigit()}
-    )
-    first = max(known, default=-1) + 1
+def _seeds(line: Line, run: NextRun, planned: Sequence[Unfinished]) -> list[int]:
+    """The seeds of a run: those of the settings, or new ones where its λ is trained already; none of ``planned``."""
+    known, taken = _numbers(r.seed for cell in line.cells for r in cell.runs), _numbers(each.seed for each in planned)
+    first = max((*known, *taken), default=-1) + 1
     if run.trained:
         return list(range(first, first + run.runs))
-    return [*known, *range(first, first + run.runs)][: run.runs]
+    free = [seed for seed in known if seed not in taken]
+    return [*free, *range(first, first + run.runs)][: run.runs]
 
 
 def _grouped(values: Sequence[Any], seeds: Sequence[list[int]]) -> list[tuple[list[Any], list[int]]]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from distill.experiments.report import next_runs, next_sweep, parabola, quantities, statistics
+from distill.experiments.report.collect import Unfinished
 from distill.experiments.report.evidence import Evidence
 from distill.experiments.report.next_runs import Knob, Proposal
 from distill.experiments.report.parabola import Fit
@@ -92,7 +93,8 @@ def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) 
     for line in effective_lines(evidence):
         if next_runs.distinct(line.values) >= 3:
             highest = evidence.scale if evidence.scale == 100 else math.inf
-            found = estimate(line, validation_scores(evidence, line), draws=draws, seed=seed, highest=highest)
+            scores, to_do = validation_scores(evidence, line), evidence.part.to_do
+            found = estimate(line, scores, draws=draws, seed=seed, highest=highest, to_do=to_do)
             out += [found] if found is not None else []
     return out
 
@@ -123,7 +125,8 @@ def unfitted(evidence: Evidence) -> list[Unfitted]:
                     reason=f"a maximum needs at least three different λ, better five, and there {_are(values)}",
                 )  # fmt: skip
             top = line.cells[line.values.index(best)]
-            out.append(Unfitted(line, _values_text(line), proposal and next_sweep.with_recipe(proposal, line, top)))
+            proposal = proposal and next_sweep.with_recipe(proposal, line, top, evidence.part.to_do)
+            out.append(Unfitted(line, _values_text(line), proposal))
     return out
 
 
@@ -167,7 +170,13 @@ def _best_value(line: Line, scores: Sequence[Sequence[float]]) -> float:
 
 
 def estimate(
-    line: Line, scores: Sequence[Sequence[float]], *, draws: int, seed: int, highest: float = math.inf
+    line: Line,
+    scores: Sequence[Sequence[float]],
+    *,
+    draws: int,
+    seed: int,
+    highest: float = math.inf,
+    to_do: Sequence[Unfinished] = (),
 ) -> Optimum | None:
     """The best effective λ of a line; None if scores are not finite, no setting has two seeds, or no seed differs.
 
@@ -176,6 +185,7 @@ def estimate(
       scores: for each setting, a score per seed.
       draws, seed: of the bootstrap.
       highest: the best possible score, if the worst is 0; infinity if scores have no bounds.
+      to_do: runs of the sweeps that are still to do, which the proposal lacks.
     """
     numbers = [len(each) for each in scores]
     if not all(math.isfinite(score) for each in scores for score in each) or max(numbers) < 2:
@@ -219,7 +229,7 @@ def estimate(
         weak,
         top,
         next_runs.knob(line),
-        next_sweep.with_recipe(proposal, line, top),
+        next_sweep.with_recipe(proposal, line, top, to_do),
     )
 
 

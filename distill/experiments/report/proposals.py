@@ -28,7 +28,7 @@ class Step:
       question: what they answer, such as ``best λ (all_tokens)``.
       text: the runs and the reason, in words.
       recipe: what trains them; None if it is not known.
-      runs: their number.
+      runs: their number, without runs of the sweep that are still to do.
       hours: chip-hours, or core-hours on CPUs, of all of them, with compilation; nan if the times are not known.
       width: the interval of the answer after these runs, as a share in [0, 1] of the present one; nan if it is not known.
     """
@@ -45,8 +45,8 @@ def steps(analysis: Analysis) -> list[Step]:
     """The next runs for each line along λ, and for each headline whose two settings cannot be distinguished, in order.
 
     The first narrows the interval of its answer most, as a share of the present one, per hour of computation; per run if
-    the time of one is not known. Steps whose effect is not known come last. There are none if no student has learned
-    anything: more of the same runs would not change that.
+    the time of one is not known. Before it come those whose runs are all still to do in their sweep. Steps whose effect is
+    not known come last. There are none if no student has learned anything: more of the same runs would not change that.
     """
     if analysis.nothing_learned:
         return []
@@ -63,15 +63,17 @@ def steps(analysis: Analysis) -> list[Step]:
             proposal.width,
         )
         for name, proposal in known
-        if proposal.runs
+        if proposal.runs or proposal.to_do
     ]
     for head in analysis.headlines:
         found = comparisons.oriented(analysis.family, head.a, head.b)
         if found is not None and not found.apart and found.needed.seeds is not None:
             out += _more_seeds(analysis, found)
-    timed = all(math.isfinite(step.hours) and step.hours > 0 for step in out)
+    timed = all(math.isfinite(step.hours) and step.hours > 0 for step in out if step.runs)
 
     def worth(step: Step) -> float:
+        if not step.runs:
+            return math.inf
         return (1.0 - step.width) / (step.hours if timed else step.runs) if math.isfinite(step.width) else -1.0
 
     return sorted(out, key=worth, reverse=True)
@@ -86,19 +88,39 @@ def order(analysis: Analysis) -> str:
 
 def _more_seeds(analysis: Analysis, found: Comparison) -> list[Step]:
     """More seeds of two settings, up to the number at which the difference is detected; empty if they have as many."""
-    seeds, cells = found.needed.seeds or 0, (found.a, found.b)
-    added = [seeds - len(cell.runs) for cell in cells]
-    if min(added) <= 0 or seeds > MOST_SEEDS:
+    seeds, cells, to_do = found.needed.seeds or 0, (found.a, found.b), analysis.part.to_do
+    missing = [seeds - len(cell.runs) for cell in cells]
+    if min(missing) <= 0 or seeds > MOST_SEEDS:
         return []
+    question = f"{one_line(found.a.label)} or {one_line(found.b.label)}"
+    planned = [min(more, len(next_sweep.runs_to_do(cell, to_do))) for more, cell in zip(missing, cells)]
+    added = [more - there for more, there in zip(missing, planned)]
+    if not any(added):
+        return [Step(question, _all_to_do(sum(planned)), None, 0, 0.0, found.needed.width)]
     unit = " points" if analysis.evidence.scale == 100 else ""
+    of_each = [f"{counted(more, 'seed')} of {one_line(cell.label)}" for more, cell in zip(added, cells) if more]
     text = (
-        f"{sum(added)} runs, {' and '.join(f'{more} seeds of {one_line(c.label)}' for more, c in zip(added, cells))}, "
-        f"distinguish the two if their difference is {number(found.needed.difference, 2)}{unit}, as observed; the "
-        f"width of its interval becomes about {100 * found.needed.width:.0f} % of now."
+        f"{counted(sum(added), 'run')}, {' and '.join(of_each)}, "
+        f"{form(sum(added), 'distinguishes', 'distinguish')} the two if their difference is "
+        f"{number(found.needed.difference, 2)}{unit}, as observed; the "
+        f"width of its interval becomes about {100 * found.needed.width:.0f} % of now.{_some_to_do(sum(planned))}"
     )
     hours = sum(more * _hours([cell]) for more, cell in zip(added, cells))
-    question = f"{one_line(found.a.label)} or {one_line(found.b.label)}"
-    return [Step(question, text, next_sweep.more_seeds(cells, seeds), sum(added), hours, found.needed.width)]
+    return [Step(question, text, next_sweep.more_seeds(cells, seeds, to_do), sum(added), hours, found.needed.width)]
+
+
+def _all_to_do(number: int) -> str:
+    return (
+        f"no run to add: {form(number, 'the run', f'the {number} runs')} for it {form(number, 'is', 'are')} still to do in "
+        "the sweep."
+    )
+
+
+def _some_to_do(number: int) -> str:
+    if not number:
+        return ""
+    verb, they = form(number, "is", "are"), form(number, "it is", "they are")
+    return f" {counted(number, 'more run')} for it {verb} still to do in the sweep; {they} not among these."
 
 
 def _hours(cells: Sequence[Cell]) -> float:
@@ -109,19 +131,17 @@ def _hours(cells: Sequence[Cell]) -> float:
 def next_sentences(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[tuple[str, tuple[str, str]]]:
     """What to train next, in the order of :func:`steps`: a sentence each, and :func:`recipe_text`.
 
-    Runs of the sweep that are still to do may be among those proposed; the first sentence says so.
+    The first sentence says how many runs of the sweep are still to do; those that a step needs are not among its runs.
     """
     found, out = steps(analysis), []
-    todo = sum(each.state in ("running", "waiting") for each in unfinished)
-    first = (
-        f"Before that, finish the {counted(todo, 'run')} of the sweep that {form(todo, 'is', 'are')} still to do: the "
-        "number of runs proposed here does not take them into account."
-    )
+    todo = sum(each.to_do for each in unfinished)
+    first = f"Before that, finish the {counted(todo, 'run')} of the sweep that {form(todo, 'is', 'are')} still to do."
+    opening = next((step for step in found if step.runs), None)
     for place, step in enumerate(found):
         start = "Next" if len(found) == 1 else f"Next, {place + 1} of {len(found)}"
-        cost = _cost(step, analysis.costs.hours) if math.isfinite(step.hours) else ""
+        cost = _cost(step, analysis.costs.hours) if step.runs and math.isfinite(step.hours) else ""
         remark = "" if step.recipe is None else step.recipe.remark
-        text = " ".join(filter(None, (step.text, remark, cost, first if todo and place == 0 else "")))
+        text = " ".join(filter(None, (step.text, remark, cost, first if todo and step is opening else "")))
         out.append((f"{start}, {step.question}: {text}", recipe_text(step.recipe)))
     return out
 
@@ -140,6 +160,8 @@ def of_line(name: str) -> str:
 
 def proposal_text(proposal: Proposal) -> str:
     """The next runs, the reason for them, and how much they narrow the answer."""
+    if not proposal.runs:
+        return _all_to_do(proposal.to_do)
     listed = []
     for step in proposal.runs:
         how = ", ".join(filter(None, (step.setting, "new seeds" if step.trained else "")))
@@ -153,6 +175,7 @@ def proposal_text(proposal: Proposal) -> str:
             f"{proposal.total} runs, {', '.join(listed)}, because {proposal.reason}. The range in which the best λ may be "
             f"becomes about {share}, in log λ."
         )
+    text += _some_to_do(proposal.to_do)
     if proposal.recipe is None:
         return text
     if not proposal.recipe.keep:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from distill.counting import counted, form
-from distill.experiments.report.collect import Collection, ReportError, Run
+from distill.experiments.report.collect import Collection, ReportError, Run, Unfinished
 from distill.experiments.report.text import one_line
 from distill.experiments.sweep import SEED
 from distill.experiments.sweep.levels import RATES, number_of
@@ -77,6 +77,7 @@ class Part:
       crossed: whether all seeds were scored on the same rows; else only runs of the same seed were.
       rows: test rows of a run.
       before: runs of at most one update, which score the students before distillation; they are no setting.
+      to_do: runs of its sweeps that are still to do.
     """
 
     fingerprint: str
@@ -85,6 +86,7 @@ class Part:
     crossed: bool
     rows: int
     before: tuple[Run, ...] = ()
+    to_do: tuple[Unfinished, ...] = ()
 
     @property
     def runs(self) -> list[Run]:
@@ -136,7 +138,10 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
     for key, runs in groups.items():
         trained = [run for run in runs if run.training("steps") > 1]
         kept = trained or runs
-        out.append(_part(key, kept, key not in per_seed, tuple(run for run in runs if run not in kept)))
+        part = _part(key, kept, key not in per_seed, tuple(run for run in runs if run not in kept))
+        sweeps = {run.sweep for run in runs if run.sweep is not None}
+        to_do = tuple(each for each in collection.unfinished if each.to_do and each.sweep in sweeps)
+        out.append(dataclasses.replace(part, to_do=to_do))
     return out
 
 

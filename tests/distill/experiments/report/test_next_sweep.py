@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 
 import pytest
 import yaml
@@ -174,3 +175,41 @@ def test_runs_without_a_sweep_get_a_sweep_file_from_the_best_configuration(tmp_p
         run.numbers["LAMBDA"] > 2 for run in found.runs()
     )
     assert collect.collect([tmp_path]).runs, "the file is no run"
+
+
+def test_runs_of_the_sweep_that_are_still_to_do_are_not_proposed_again(sweep, tmp_path, capsys):
+    out = shutil.copytree(sweep / "out", tmp_path / "out")
+
+    def planned(*more):
+        """The analysis once these points are planned, and the number of planned runs that are to do."""
+        content = yaml.safe_load((sweep / "rates.yaml").read_text()) | {"more": list(more)}
+        (tmp_path / "more.yaml").write_text(json.dumps(content))
+        made = planning.prepare(reading.read(tmp_path / "more.yaml", out))
+        return analysed(out)[1], sum(not run.done for run in made.runs)
+
+    def points(command):
+        found = json.loads(shlex.split(command)[-1].removeprefix("--more="))
+        return found if isinstance(found, list) else [found]
+
+    def count(each):
+        return len(each.get("LAMBDA", each["rates"])) * len(each["RANDOM_SEED"])
+
+    (_, (_, by_rates)), (_, (_, by_lambda)) = proposals.next_sentences(planned()[0])
+    for command, axis, name in ((by_rates, "rates", "all_tokens"), (by_lambda, "LAMBDA", "task_tokens")):
+        before, question = points(command), f"best λ ({name})"
+        (all_of_it,) = [step for step in proposals.steps(planned(*before)[0]) if step.question == question]
+        assert (all_of_it.runs, all_of_it.recipe) == (0, None)
+        assert (
+            all_of_it.text == f"no run to add: the {sum(map(count, before))} runs for it are still to do in the sweep."
+        )
+        one = {**before[0], axis: before[0][axis][0], "RANDOM_SEED": before[0]["RANDOM_SEED"][0]}
+        analysis, todo = planned(one)
+        (rest,) = [step for step in proposals.steps(analysis) if step.question == question]
+        assert todo == 1 and rest.runs == sum(map(count, before)) - 1
+        assert " 1 more run for it is still to do in the sweep; it is not among these." in rest.text
+        words = shlex.split(rest.recipe.command)
+        assert main.main([*words[1:], "--dry_run"]) == 0
+        assert f"and {rest.runs + 1} to do" in capsys.readouterr().out, "no run is counted twice"
+    part = planned({"NORMALIZER": "all_tokens", "rates": "1:4", "RANDOM_SEED": [3, 7]})[0].part
+    added = points(next_sweep.more_seeds(part.cells[:2], 6, part.to_do).command)
+    assert [(point["rates"], point["RANDOM_SEED"]) for point in added] == [("1:4", [8]), ("1:1", [8, 9, 10])]

@@ -1,5 +1,7 @@
 """The next runs in words."""
 
+import dataclasses
+
 import pytest
 import yaml
 
@@ -13,7 +15,7 @@ def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_a
         collect.Unfinished(name, {}, state) for name, state in (("a", "waiting"), ("b", "running"), ("c", "failed"))
     ]
     said = [text for text, _ in proposals.next_sentences(found, todo)]
-    assert said[0].startswith(f"{first} Before that, finish the 2 runs of the sweep that are still to do")
+    assert said[0] == f"{first} Before that, finish the 2 runs of the sweep that are still to do."
     assert said[1] == second
     assert first == (
         "Next, 1 of 3, best λ (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
@@ -31,6 +33,30 @@ def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_a
     )
     assert yaml.safe_load(seeds)["axes"]["RANDOM_SEED"] == list(range(5, 15))
     assert list(yaml.safe_load(seeds)["axes"]["setting"]) == ["all_tokens, rates 8:1", "task_tokens, rates 1:1"]
+
+
+def test_seeds_of_two_settings_that_are_still_to_do_are_not_proposed_again(rates_analysis):
+    found = rates_analysis[1]
+    sweep, question = found.part.runs[0].sweep, "all_tokens, rates 8:1 or task_tokens, rates 1:1"
+
+    def step(*numbers):
+        """The step once the two settings have these numbers of planned seeds."""
+        settings = ({"NORMALIZER": "all_tokens", "rates": "8:1"}, {"NORMALIZER": "task_tokens", "rates": "1:1"})
+        to_do = tuple(
+            collect.Unfinished("a", {**axes, "RANDOM_SEED": str(5 + seed)}, "waiting", sweep=sweep)
+            for axes, number in zip(settings, numbers)
+            for seed in range(number)
+        )
+        part = dataclasses.replace(found.part, to_do=to_do)
+        steps = proposals.steps(dataclasses.replace(found, evidence=dataclasses.replace(found.evidence, part=part)))
+        return next((step for step in steps if step.question == question), None)
+
+    rest = step(9, 12)
+    assert rest.text.startswith("1 run, 1 seed of all_tokens, rates 8:1, distinguishes the two if ") and rest.runs == 1
+    assert rest.text.endswith(" 19 more runs for it are still to do in the sweep; they are not among these.")
+    assert yaml.safe_load(rest.recipe.file)["axes"]["RANDOM_SEED"] == [17], "no planned seed"
+    assert step(10, 10).text == "no run to add: the 20 runs for it are still to do in the sweep."
+    assert step().runs == 20
 
 
 def test_the_order_is_that_of_narrowing_per_hour_and_per_run_without_times(rates_analysis, monkeypatch):
@@ -64,4 +90,8 @@ def test_runs_that_narrow_an_interval_say_by_how_much():
         "5 more runs, 5 × λ = 2 (LAMBDA about 2, new seeds), narrow the interval most; its width becomes about 70 % "
         "of now."
     )
+    some = proposals.proposal_text(dataclasses.replace(narrow, to_do=2))
+    assert some.endswith("70 % of now. 2 more runs for it are still to do in the sweep; they are not among these.")
+    none = dataclasses.replace(narrow, runs=(), to_do=1)
+    assert proposals.proposal_text(none) == "no run to add: the run for it is still to do in the sweep."
     assert proposals.recipe_text(narrow.recipe) == ("", "") and proposals.of_line("all settings") == ""
