@@ -222,11 +222,11 @@ class Configurations:
         """
         changed = self._changed_since(runs, continued)
         if changed:
-            files = ", ".join(dict.fromkeys(of for of, _ in changed))
+            where = ", ".join(dict.fromkeys(of for of, _ in changed))
             names = list(dict.fromkeys(name for found in changed.values() for name in found))
             more = f" and {counted(len(names) - _NAMED, 'other run')}" if len(names) > _NAMED else ""
             raise SweepError(
-                f"the rows of {files} have changed since {', '.join(names[:_NAMED])}{more} of {self._sweep.directory} "
+                f"the rows of {where} have changed since {', '.join(names[:_NAMED])}{more} of {self._sweep.directory} "
                 "began: the runs to do would have other rows, and settings of different rows do not compare. Restore the "
                 "rows, give another directory with --directory=DIR, or delete the folders of the runs that were trained on "
                 "the other rows"
@@ -235,10 +235,10 @@ class Configurations:
     def changed_rows(self, runs: Sequence[Run]) -> list[str]:
         """A line for training, validation and test rows that have changed since runs that are done."""
         return [
-            f"the {role} rows ({files}) have changed since {_with_more(names)} {form(len(names), 'was', 'were')} trained: "
+            f"the {role} rows ({where}) have changed since {_with_more(names)} {form(len(names), 'was', 'were')} trained: "
             "no run is to do, so table and report are about the rows of before; for results on the rows as they are now, "
             "give another directory with --directory=DIR"
-            for (files, role), names in self._changed_since(runs).items()
+            for (where, role), names in self._changed_since(runs).items()
         ]
 
     def _changed_since(self, runs: Sequence[Run], continued: Sequence[Run] = ()) -> dict[tuple[str, str], list[str]]:
@@ -265,8 +265,8 @@ class Configurations:
             if key not in known:
                 given = self._arguments(run)
                 roles = provenance.changed_rows(before, given["data"], given.get("validation"))
-                files = self._values_of(run).get("FILES")
-                named = {role: named_rows(f"split {before[role].split}", files) for role in roles}
+                paths = self._values_of(run).get("FILES")
+                named = {role: named_rows(f"split {before[role].split}", paths) for role in roles}
                 known[key] = [(named[role], "training" if role == "train" else role) for role in roles]
         except (ValueError, OSError):  # without a record, nothing can be compared
             return []
@@ -284,8 +284,8 @@ class Configurations:
             except (ValueError, OSError):  # the checks say it
                 return []
             changed = plan.inputs(self._sweep.directory).changed_rows(now)
-            files = self._values_of(run).get("FILES")
-            known[key] = [(named_rows(one, files), "") for one in changed]
+            paths = self._values_of(run).get("FILES")
+            known[key] = [(named_rows(one, paths), "") for one in changed]
         return known[key]
 
     def resolve(self, sweep: Sweep) -> list[Run]:
@@ -334,8 +334,8 @@ class Configurations:
 
 def _without_seed(run: Run) -> str:
     """A run's configuration as a key, the same for runs that differ in the seed only."""
-    files, bindings = run.configuration()
-    return json.dumps((files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
+    gin_files, bindings = run.configuration()
+    return json.dumps((gin_files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
 
 
 def _shown(one: run_settings.Difference) -> str:

@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.counting import counted, form
+from distill.counting import counted, form, joined
 from distill.experiments.report.collect import Collection, ReportError, Run, Unfinished
 from distill.experiments.report.text import one_line
 from distill.experiments.sweep import SEED
@@ -127,8 +127,7 @@ def parts(collection: Collection, data: str = "") -> list[Part]:
             )
     if len(groups) > 1 and data != "all":
         listed = "; ".join(
-            f"{named(runs, key)} ({len(runs)} run{'s' * (len(runs) > 1)}, e.g. {runs[0].name})"
-            for key, runs in groups.items()
+            f"{named(runs, key)} ({counted(len(runs))}, e.g. {runs[0].name})" for key, runs in groups.items()
         )
         raise ReportError(
             f"the runs were scored on {len(groups)} different sets of test rows, which are never pooled: {listed}; "
@@ -220,10 +219,10 @@ def other_rows(labelled: Mapping[str, Sequence[Run]], split: str) -> list[str]:
             others |= dict.fromkeys(label for labels in ranked[1:] for label in labels)
     if not others:
         return []
-    verb = "trained" if split == "train" else "scored"
-    was = "was" if len(others) == 1 else "were"
+    listed, than = (joined([one_line(label) for label in labels]) for labels in (others, most))
+    was, verb = form(len(others), "was", "were"), "trained" if split == "train" else "scored"
     return [
-        f"{_listed(others)} {was} {verb} on other rows than {_listed(most)}: the files have changed between these runs, so "
+        f"{listed} {was} {verb} on other rows than {than}: the files have changed between these runs, so "
         "their scores differ for another reason than the settings."
     ]
 
@@ -250,12 +249,6 @@ def seen_sentence(runs: Sequence[Run]) -> list[str]:
         f"{seen_range(runs)} of {counted(rows, 'test row')} {form(most, 'has', 'have')} the input of a training "
         f"row{differ}: the scores are not those of unseen rows."
     ]
-
-
-def _listed(labels: Iterable[str]) -> str:
-    """Names of settings as a list."""
-    *first, last = [one_line(label) for label in labels]
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Run, ...]) -> Part:

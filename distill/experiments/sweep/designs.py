@@ -9,9 +9,6 @@ import numpy as np
 
 from distill.experiments.sweep.levels import SEED, Level, is_active
 from distill.experiments.sweep.runs import Sweep
-from distill.experiments.sweep.schema import DESIGNS
-
-KINDS = DESIGNS
 
 
 @dataclasses.dataclass(frozen=True)

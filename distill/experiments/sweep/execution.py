@@ -7,7 +7,7 @@ from distill.counting import counted
 from distill.experiments.sweep import leases, outcomes, planning
 from distill.experiments.sweep.inputs import Inputs
 from distill.experiments.sweep.plan import Plan
-from distill.experiments.sweep.runs import Run, Sweep
+from distill.experiments.sweep.runs import Run, Sweep, named_together
 
 TrainGroup = Callable[[Sequence[Run], bool], Mapping[str, str]]
 _POLL_S = 2.0
@@ -67,8 +67,7 @@ def train(
                 waiting = open_runs(group, retries)
                 if waiting:
                     number += 1
-                    names = waiting[0].name + (f" and {len(waiting) - 1} more seeds" if len(waiting) > 1 else "")
-                    say(f"[{number}/{number - 1 + len(groups)}] {names}")
+                    say(f"[{number}/{number - 1 + len(groups)}] {named_together(waiting)}")
                     _train(waiting, train_group, plan.joint_seeds, say)
                 progress = True
             if not any(outcomes.failure(run) for run in open_runs(group, retries)):

@@ -8,7 +8,19 @@ from distill import validation
 from distill.experiments.sweep import designs, documents, more
 from distill.experiments.sweep.levels import RATES, SEED, Kind, Level, Range, SweepError, binding, number_of
 from distill.experiments.sweep.runs import Budget, Search, Start, Sweep
-from distill.experiments.sweep.schema import AXIS, DESIGN, FILE, LEVEL, SAMPLERS, SEARCH, START, Key, Schema, type_names
+from distill.experiments.sweep.schema import (
+    AXIS,
+    DESIGN,
+    DESIGNS,
+    FILE,
+    LEVEL,
+    SAMPLERS,
+    SEARCH,
+    START,
+    Key,
+    Schema,
+    type_names,
+)
 
 # The demo's vocabulary with its pretraining, or alone.
 DEMO_STARTS = {
@@ -297,8 +309,8 @@ def _design(file: _Place) -> tuple[str, designs.Design | Search | None]:
     raw: dict[str, Any] = {"kind": value} if isinstance(value, str) else value
     place = _Place(file.path, file.lines, raw, ("design",))
     kind = raw.get("kind")
-    if kind not in ("grid", "optuna", *designs.KINDS):
-        kinds = ("grid", *designs.KINDS, "optuna")
+    if kind not in ("grid", "optuna", *DESIGNS):
+        kinds = ("grid", *DESIGNS, "optuna")
         raise place.error(f"must be one of {', '.join(kinds)}; got {kind!r}{_did_you_mean(kind, kinds)}")
     if kind == "grid":
         place.check({"kind": Key(str, "")}, "an object")

@@ -1,14 +1,14 @@
 """A sweep and its runs: the points of a design, each with a name, gin files, bindings and a model directory."""
 
 import dataclasses
-import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.counting import counted
 from distill.experiments.sweep import files
 from distill.experiments.sweep.levels import SEED, Kind, Level, Range, SweepError, is_active
 
@@ -254,28 +254,17 @@ class Sweep:
         given = (*self.vocabulary(), *self.start.bindings, f"MODEL_DIR = {str(where)!r}")
         return Run(START, {}, self.start.gin_files, given, where)
 
-    def groups(self, without: Collection[str] = ()) -> list[list[Run]]:
-        """Returns the unfinished runs in groups that are trained together.
-
-        Args:
-          without: names of runs to leave out, as finished runs are.
-        """
-        waiting = [
-            [run for run in runs if not run.done and run.name not in without]
-            for runs in grouped(self.runs(), self.joint_seeds)
-        ]
-        return [runs for runs in waiting if runs]
-
-    def fingerprint(self) -> str:
-        """Returns a hash of the configurations of all runs."""
-        plan = [(run.name, run.gin_files, run.bindings) for run in self.runs()]
-        return hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]
-
 
 def grouped(runs: Sequence[Run], joint_seeds: bool) -> list[list[Run]]:
     """Returns the runs in groups that are trained together: those that differ only in their seed, or single ones."""
     key = (lambda run: without_seed(run)) if joint_seeds else (lambda run: run.name)
     return [list(group) for _, group in itertools.groupby(runs, key=key)]
+
+
+def named_together(runs: Sequence[Run]) -> str:
+    """Returns the name of runs that are trained together: that of the first, and the number of the other seeds."""
+    more = f" and {counted(len(runs) - 1, 'more seed')}" if len(runs) > 1 else ""
+    return f"{runs[0].name}{more}"
 
 
 def without_seed(run: Run) -> str:

@@ -14,7 +14,7 @@ from distill.experiments.sweep import files, leases, outcomes, workers
 from distill.experiments.sweep.execution import open_runs
 from distill.experiments.sweep.inputs import Changed
 from distill.experiments.sweep.plan import Plan
-from distill.experiments.sweep.runs import Run
+from distill.experiments.sweep.runs import Run, named_together
 
 _POLL_S = 0.2
 _OTHERS_S = 2.0  # seconds between two looks at the leases of other workers
@@ -105,8 +105,7 @@ class _Active:
 
     @property
     def name(self) -> str:
-        more = f" and {len(self.runs) - 1} more seeds" if len(self.runs) > 1 else ""
-        return f"{self.runs[0].name}{more}"
+        return named_together(self.runs)
 
     @property
     def trains(self) -> bool:

@@ -49,6 +49,7 @@ def test_rates_are_named_where_they_set_lambda(lines):
     found = next_runs.knob(lines["all_tokens"])
     assert found.name == "LABEL_RATE:RATIONALE_RATE"
     assert found.value(1.2) == pytest.approx(2.0, rel=0.01), "λ = 2.4 rationales / labels"
+    assert found.lam(found.value(1.2)) == pytest.approx(1.2)
     assert (found.level(1.2), found.text(9.6)) == ("2:1", "LABEL_RATE:RATIONALE_RATE about 1:4")
     assert [found.level(lam) for lam in (0.3, 1.2, 9.6)] == ["8:1", "2:1", "1:4"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distill.experiments.sweep import designs, reading
+from distill.experiments.sweep import designs, reading, schema
 
 TEXT = """
 axes:
@@ -19,7 +19,7 @@ def read(tmp_path, design):
     return reading.read(tmp_path / "s.yaml", "out")
 
 
-@pytest.mark.parametrize("kind", designs.KINDS)
+@pytest.mark.parametrize("kind", schema.DESIGNS)
 def test_points_are_seeded_and_inside(tmp_path, kind):
     one, again, other = (read(tmp_path, f"{{kind: {kind}, points: 16, seed: {seed}}}") for seed in (3, 3, 4))
     assert one == again and one.runs() == again.runs()

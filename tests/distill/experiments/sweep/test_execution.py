@@ -12,7 +12,7 @@ from distill import exit_codes
 from distill.cli import main
 from distill.experiments import sweep
 from distill.experiments.report import terminal as sweep_report
-from distill.experiments.sweep import SweepError, execution, leases
+from distill.experiments.sweep import SweepError, execution, leases, planning
 from distill.training import event_files, reporting
 from tests_support import begin_run, read_lines, write_rows
 
@@ -61,9 +61,10 @@ def test_the_grid(sweep_file, tmp_path):
     assert runs[1].name == "method-step-by-step__SUBSAMPLE-0.5__RANDOM_SEED-1"
     assert runs[-1].gin_files[-2:] == ("gin/runs/finetune.gin", "gin/hardware/cpu.gin")
     assert "SUBSAMPLE = 1.0" in runs[-1].bindings
-    assert len(grid.groups()) == 8
+    assert len(planning.prepare(grid, write=False).groups()) == 8
     change(sweep_file, joint_seeds=True)
-    assert [len(group) for group in sweep.read(sweep_file, tmp_path / "out").groups()] == [2, 2, 2, 2]
+    joint = planning.prepare(sweep.read(sweep_file, tmp_path / "out"), write=False)
+    assert [len(group) for group in joint.groups()] == [2, 2, 2, 2]
 
 
 def test_finished_runs_are_not_repeated(sweep_file, tmp_path):

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from distill.experiments.sweep.levels import SEED, Level, SweepError
-from distill.experiments.sweep.runs import Run, Start, Sweep, grouped
+from distill.experiments.sweep.runs import Run, Start, Sweep, grouped, named_together
 
 
 def sweep(**changes):
@@ -26,6 +26,8 @@ def test_groups_differ_in_the_seed_only():
     runs = sweep().runs()
     assert [len(group) for group in grouped(runs, True)] == [2, 2]
     assert [len(group) for group in grouped(runs, False)] == [1, 1, 1, 1]
+    names = [named_together(runs[:number]) for number in (1, 2, 3)]
+    assert names == [runs[0].name, f"{runs[0].name} and 1 more seed", f"{runs[0].name} and 2 more seeds"]
 
 
 def test_the_start_of_all_runs():
