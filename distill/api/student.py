@@ -73,12 +73,18 @@ class Student:
         params: Any,
         mesh: jax.sharding.Mesh,
         step: int | None = None,
+        rationale_decode: DecodeConfig | None = None,
     ):
+        if rationale_decode is not None and description.form == "single":
+            raise ValueError(
+                f"rationale_decode changes nothing for the student at {directory}: it writes rationale and answer as one "
+                "text; give its length as decode=distill.DecodeConfig(max_decode_len=…)"
+            )
         self.directory, self.description, self.vocabulary = directory, description, vocabulary
         self.params, self.step = params, step
         if description.decode.weights == "int8":
             params = int8.placed(params, description.model, mesh, partitioning.DEFAULT_RULES)
-        self._answering = Answering(description, vocabulary, params, mesh)
+        self._answering = Answering(description, vocabulary, params, mesh, rationale_decode=rationale_decode)
 
     def __repr__(self) -> str:
         at = "" if self.step is None else f", step {self.step}"
@@ -237,22 +243,26 @@ class Student:
 
 
 @keywords.checked()
-def load(path: str | os.PathLike, *, decode: DecodeConfig | None = None) -> Student:
+def load(
+    path: str | os.PathLike, *, decode: DecodeConfig | None = None, rationale_decode: DecodeConfig | None = None
+) -> Student:
     """Loads a student: the parameters that validated best, else the newest. Warns of a run that is not complete.
 
     Args:
       path: a model directory of ``distill.train`` or ``distill train``, local or ``gs://``; or a folder that
         ``distill export`` wrote for Hugging Face.
       decode: how answers are decoded; None: as in training.
+      rationale_decode: how rationales are decoded; None: as answers that are generated, up to 256 tokens.
 
     Raises:
       FileNotFoundError: no student at ``path``.
-      ValueError: damaged files, or a folder of another kind.
+      ValueError: damaged files, a folder of another kind, or ``rationale_decode`` for a student that writes rationale and
+        answer as one text.
     """
     directory = expand_home(os.fspath(path))
     root = epath.Path(directory)
     if not (root / students.FILE).exists() and (root / huggingface.CONFIG_FILE).exists():
-        return _load_huggingface(directory, decode)
+        return _load_huggingface(directory, decode, rationale_decode)
     description = students.read(directory)
     if decode is not None:
         description = dataclasses.replace(description, decode=decode)
@@ -262,10 +272,10 @@ def load(path: str | os.PathLike, *, decode: DecodeConfig | None = None) -> Stud
         step, params = restore_student(directory, description.model, mesh)
     if warning := model_directory.unfinished(directory):
         logging.warning("%s", warning)
-    return Student(directory, description, vocabulary, params, mesh, step)
+    return Student(directory, description, vocabulary, params, mesh, step, rationale_decode)
 
 
-def _load_huggingface(directory: str, decode: DecodeConfig | None) -> Student:
+def _load_huggingface(directory: str, decode: DecodeConfig | None, rationale_decode: DecodeConfig | None) -> Student:
     """A student from the files that ``distill export`` writes for Hugging Face."""
     folder = huggingface.resolve(directory)
     model = huggingface.read_config(folder)
@@ -302,7 +312,7 @@ def _load_huggingface(directory: str, decode: DecodeConfig | None) -> Student:
         param_shapes(model), param_logical_axes(model), mesh, partitioning.DEFAULT_RULES
     )
     params = huggingface.load_params(folder, model, shardings=shardings)
-    return Student(directory, description, vocabulary, params, mesh)
+    return Student(directory, description, vocabulary, params, mesh, rationale_decode=rationale_decode)
 
 
 def _prefix(task: Mapping[str, Any], vocabulary: Plain, folder: Path) -> str:

@@ -45,6 +45,18 @@ def test_int8_weights_answer_and_leave_the_parameters_as_they_are(trained):
         assert one.score == pytest.approx(other.score, rel=0.1)
 
 
+def test_rationales_are_decoded_as_given(trained):
+    decode = dataclasses.replace(trained.description.decode, max_decode_len=12)
+    short = distill.load(trained.directory, rationale_decode=decode)
+    inputs = [row["question"] for row in sums(2)]
+    for own, other in zip(short.answer(inputs, rationale=True), trained.answer(inputs, rationale=True)):
+        assert (own.text, own.score) == (other.text, other.score)
+        assert 0 < len(own.rationale.encode()) <= 12 < len(other.rationale.encode())  # one byte a token
+        assert other.rationale.startswith(own.rationale)
+    with pytest.raises(TypeError, match=r"^rationale_decode must be .*DecodeConfig.*; got 3 \(int\)"):
+        distill.load(trained.directory, rationale_decode=3)
+
+
 def test_inputs_are_checked(trained):
     with pytest.raises(ValueError, match=r"inputs\[1\] must be a text that is not empty, or a row; got ' '"):
         trained.answer(["1?", " "])
