@@ -15,11 +15,16 @@ if TYPE_CHECKING:
     from distill.api.run import Run, from_gin
     from distill.api.student import Answer, Student, load
     from distill.api.training import train
+    from distill.inference.decoder import DecodeConfig
+    from distill.inference.evaluation import Evaluation
     from distill.model.config import T5Config
     from distill.model.t5gemma_config import StackConfig, T5GemmaConfig
-    from distill.tasks.records import Record
+    from distill.sharding.partitioning import MeshConfig
+    from distill.tasks.dataset import Dataset
+    from distill.tasks.records import Record, Report
     from distill.training import losses, optimizers
-    from distill.training.callbacks import Callback, Stop
+    from distill.training.callbacks import Callback, RunStep, Stop
+    from distill.training.state import TrainState
 
 __version__ = "0.1.0"
 
@@ -27,13 +32,20 @@ __version__ = "0.1.0"
 _PUBLIC: dict[str, str] = {
     "Answer": "distill.api.student:Answer",
     "Callback": "distill.training.callbacks:Callback",
+    "Dataset": "distill.tasks.dataset:Dataset",
+    "DecodeConfig": "distill.inference.decoder:DecodeConfig",
+    "Evaluation": "distill.inference.evaluation:Evaluation",
+    "MeshConfig": "distill.sharding.partitioning:MeshConfig",
     "Record": "distill.tasks.records:Record",
+    "Report": "distill.tasks.records:Report",
     "Run": "distill.api.run:Run",
+    "RunStep": "distill.training.callbacks:RunStep",
     "StackConfig": "distill.model.t5gemma_config:StackConfig",
     "Stop": "distill.training.callbacks:Stop",
     "Student": "distill.api.student:Student",
     "T5Config": "distill.model.config:T5Config",
     "T5GemmaConfig": "distill.model.t5gemma_config:T5GemmaConfig",
+    "TrainState": "distill.training.state:TrainState",
     "evaluate": "distill.api.evaluation:evaluate",
     "from_gin": "distill.api.run:from_gin",
     "load": "distill.api.student:load",
@@ -47,13 +59,20 @@ _PUBLIC: dict[str, str] = {
 __all__ = [
     "Answer",
     "Callback",
+    "Dataset",
+    "DecodeConfig",
+    "Evaluation",
+    "MeshConfig",
     "Record",
+    "Report",
     "Run",
+    "RunStep",
     "StackConfig",
     "Stop",
     "Student",
     "T5Config",
     "T5GemmaConfig",
+    "TrainState",
     "__version__",
     "evaluate",
     "from_gin",

@@ -251,7 +251,7 @@ def load(
     Args:
       path: a model directory of ``distill.train`` or ``distill train``, local or ``gs://``; or a folder that
         ``distill export`` wrote for Hugging Face.
-      decode: how answers are decoded; None: as in training.
+      decode: how answers are decoded, a :class:`distill.DecodeConfig`; None: as in training.
       rationale_decode: how rationales are decoded; None: as answers that are generated, up to 256 tokens.
 
     Raises:

@@ -95,7 +95,7 @@ def train(
       eval_period: steps between evaluations.
       patience: evaluations without improvement after which training ends; may be raised to continue a run that it ended.
       seed: of the initial parameters, dropout and the order of the rows.
-      mesh: the device mesh; None: the hardware file's.
+      mesh: the device mesh, a :class:`distill.MeshConfig`; None: the hardware file's.
       hardware: the name of a file of ``gin/hardware``; None: ``cpu``, or ``gpu_1`` where JAX has one GPU.
       settings: more macros and bindings of ``gin/runs/train.gin``, such as ``{"EMA_DECAY": 0.99}``; they override all
         arguments above.
