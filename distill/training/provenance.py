@@ -248,7 +248,8 @@ def changed_rows(
 ) -> list[str]:
     """Names the splits of a finished run whose rows are others now: ``train``, ``validation``, ``test``.
 
-    Rows that cannot be read now, or that no task reads as records, are not compared.
+    Rows that cannot be read now, or that no task reads as records, are not compared. Of a run from a cache, the files that
+    it was built from are compared, too, as far as they are there.
 
     Args:
       before: the rows of the run, as its record has them.
@@ -256,21 +257,31 @@ def changed_rows(
     """
     if isinstance(data, TokenBatchesConfig):
         return []
+    import tensorflow as tf
+
     roles = {record.VALIDATION: validation.split, record.TEST: validation.test_split} if validation else {}
     found = []
     for role, there in before.items():
         try:
             if role == "train":
                 now = training_rows(data)
+                if now == there.fingerprint and data.cache_dir is not None and not _may_download(data):
+                    now = training_rows(dataclasses.replace(data, cache_dir=None))
             elif validation is None or roles.get(role) != there.split:
                 continue
             else:
                 now = evaluation_rows(validation.task_name, there.split, there.rows)
-        except (ValueError, OSError):
+        except (ValueError, OSError, tf.errors.OpError):
             continue
         if now not in (None, there.fingerprint):
             found.append(role)
     return found
+
+
+def _may_download(data: DataConfig) -> bool:
+    """Whether reading the training rows may download them."""
+    sources = [task.source for task in _tasks(data.mixture_or_task_name) if _records(task) is not None]
+    return any(getattr(source.dataset.source, "may_download", False) for source in sources)
 
 
 def _scored(task: "seqio.Task", split: str) -> list[Any]:

@@ -78,6 +78,21 @@ def test_the_fingerprint_of_a_cache_is_that_of_its_rows(tmp_path):
     assert provenance.rows_read(data(names, cache_dir=str(folder)), None) == read
 
 
+def test_changed_files_of_a_cache_are_changed_rows(tmp_path, monkeypatch):
+    names = registered(tmp_path)
+    before, given = {"train": trained(names.mixed)}, data(names, cache_dir=str(tmp_path / "cache"))
+    cache.build([names.label, names.rationale], given.cache_dir)
+    assert provenance.changed_rows(before, given, None) == []
+    names = registered(tmp_path, 13)
+    assert provenance.changed_rows(before, given, None) == ["train"]
+    (tmp_path / "train.jsonl").unlink()
+    registration.call_of(names.label)()  # forgets the rows that it has read
+    assert provenance.changed_rows(before, given, None) == [], "training from a cache needs no files"
+    registered(tmp_path, 13)
+    monkeypatch.setattr(jsonl.JsonLines, "may_download", True, raising=False)
+    assert provenance.changed_rows(before, given, None) == []
+
+
 @pytest.mark.parametrize(
     "switch",
     [
