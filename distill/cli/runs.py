@@ -206,11 +206,19 @@ def join(options: argparse.Namespace) -> None:
     if options.multiprocess or any(value is not None for value in given):
         import jax
 
+        from distill.cli import coordinator
+
         global joined
         joined = True
         before = signal.getsignal(signal.SIGTERM)
+        address = options.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
         try:
-            jax.distributed.initialize(*given, heartbeat_timeout_seconds=options.heartbeat_timeout_seconds)
+            with coordinator.waiting(address, options.command):
+                jax.distributed.initialize(
+                    *given,
+                    initialization_timeout=coordinator.JAX_LIMIT_S,
+                    heartbeat_timeout_seconds=options.heartbeat_timeout_seconds,
+                )
         except ValueError as error:
             raise ValueError(
                 f"the processes of this run are not known, since no cluster is recognised ({str(error).rstrip('.')}); "
@@ -225,9 +233,7 @@ def join(options: argparse.Namespace) -> None:
                 "port in every process"
             ) from None
         if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGTERM, before
-            )  # JAX handles SIGTERM for its preemption service, which nothing here reads
+            signal.signal(signal.SIGTERM, before)  # JAX took it for its preemption service, which nothing here reads
 
 
 def is_first() -> bool:

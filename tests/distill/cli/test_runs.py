@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from distill.api import configuration
-from distill.cli import runs
+from distill.cli import coordinator, runs
 from distill.inference import student
 from distill.training import train
 
@@ -20,7 +20,7 @@ def options(**changes):
     plain = {
         "gin_file": [], "gin_bindings": [], "gin_search_paths": "", "gin_module": [], "model_dir": None,
         "multiprocess": False, "coordinator_address": None, "num_processes": None, "process_id": None,
-        "heartbeat_timeout_seconds": 7,
+        "heartbeat_timeout_seconds": 7, "command": "train",
     }  # fmt: skip
     return argparse.Namespace(**plain | changes)
 
@@ -110,7 +110,8 @@ def test_directories_of_a_sweep_and_of_a_run_that_failed(tmp_path):
 def test_processes_are_joined_only_if_the_command_names_several(monkeypatch, changes, given):
     calls = []
 
-    def initialize(*arguments, heartbeat_timeout_seconds):
+    def initialize(*arguments, initialization_timeout, heartbeat_timeout_seconds):
+        assert initialization_timeout > coordinator.LIMIT_S
         calls.append((arguments, heartbeat_timeout_seconds))
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as JAX takes the signal for itself
 
