@@ -42,6 +42,7 @@ __all__ = [
     "parse",
     "resolved",
     "search_paths",
+    "training_arguments",
     "unset",
     "value",
 ]
@@ -404,17 +405,42 @@ def arguments_of(function: Any) -> dict[str, Any]:
     """The arguments that the configuration gives ``function``, references resolved.
 
     Raises:
-      ConfigurationError: it is not mentioned, or a value is refused by what it configures; names the macros.
+      ConfigurationError: it is not mentioned; a value is refused by what it configures, names the macros; or a called
+        reference has given a value of another type.
     """
     configured(function)
     try:
-        return gin.get_bindings(function)
+        found = gin.get_bindings(function)
     except ValueError as error:
         text = str(error)
         settings = "" if isinstance(error, OSError) else _settings_named_in(text)
         if not settings:
             raise
         raise ConfigurationError(f"{without_gin(text)}; {settings}") from None
+    hints = value_types.annotations(function)
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    problems = {
+        argument: value_types.mismatch(found[argument], hint) for argument, hint in hints.items() if argument in found
+    }
+    if lines := [f"{name}.{argument}: {problem}" for argument, problem in problems.items() if problem]:
+        raise ConfigurationError("\n".join(lines))
+    return found
+
+
+def training_arguments() -> dict[str, Any]:
+    """The arguments of :func:`distill.training.train.train`, as :func:`arguments_of` returns them.
+
+    Raises:
+      ConfigurationError: see there; or ``callbacks`` are no list of callbacks.
+    """
+    from distill.training import callbacks, train
+
+    found = arguments_of(train.train)
+    try:
+        callbacks.check(found.get("callbacks", ()))
+    except TypeError as error:
+        raise ConfigurationError(f"train.train.{error}") from None
+    return found
 
 
 def registration_arguments() -> dict[str, Any]:

@@ -58,14 +58,12 @@ class Run:
         Raises:
           ConfigurationError: the configuration configures no training run.
         """
-        from distill.training import train
-
         text = configuration.resolved()
         with first_checks.naming_example(configuration.macro("DATASET_NAME")), _without_gin():
             return cls(
                 text,
                 configuration.bindings_of(text),
-                configuration.arguments_of(train.train),
+                configuration.training_arguments(),
                 configuration.registration_arguments(),
             )
 
@@ -148,6 +146,7 @@ class Run:
             ``optimizer`` or callbacks. ``config.gin`` does not record them.
 
         Raises:
+          TypeError: an override of another type, or ``callbacks`` that are no list of callbacks.
           ValueError: the directory holds a run with other settings, or settings or data that do not fit together.
           KeyboardInterrupt: interrupted; a checkpoint was saved, and the same call continues from it.
           distill.exit_codes.Stopped: stopped by another signal; likewise.
@@ -177,15 +176,15 @@ class Run:
           How the run ended; ``stopped`` names a signal that stopped it.
 
         Raises:
-          ValueError: see :meth:`train`.
+          TypeError, ValueError: see :meth:`train`.
         """
         import jax
 
         from distill.precompile import step_costs
-        from distill.training import train
+        from distill.training import callbacks, train
 
-        simple = {name: value for name, value in overrides.items() if _is_scalar(value)}
-        keywords.check_types(value_types.annotations(train.train), simple)
+        keywords.check_types(value_types.annotations(train.train), overrides)
+        callbacks.check(overrides.get("callbacks", ()))
         own_files.check(self.directory)
         first = jax.process_index() == 0
         terminal = Terminal(active=first, quiet=quiet)
@@ -425,11 +424,6 @@ def _written(name: str, value: Any) -> str:
             "train(…) takes other objects as further arguments"
         )
     return text
-
-
-def _is_scalar(value: Any) -> bool:
-    """Whether a value is of a kind that needs no protocol to be checked."""
-    return value is None or isinstance(value, bool | int | float | str | bytes)
 
 
 def _plain(value: Any) -> Any:

@@ -84,7 +84,20 @@ def mismatch(value: Any, hint: Any, setting: Callable[[str], str] = str) -> str 
     if fits:
         return None
     hints = _nearest(value, options) or _remedy(value, options, setting)
-    return f"expected {shown(hint)}; got {quoted(value, 200)} ({type(value).__name__}){hints}"
+    return f"expected {shown(hint)}; got {_shown_value(value)}{hints}"
+
+
+def _shown_value(value: Any) -> str:
+    """A value in a message: a class and a function by name, an object without a text by its class.
+
+    >>> _shown_value(3), _shown_value(Unknown), _shown_value(is_plain), _shown_value(Unknown(None))
+    ('3 (int)', 'the class Unknown', 'the function is_plain', 'an instance of Unknown')
+    """
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return f"the {'class' if inspect.isclass(value) else 'function'} {value.__name__}"
+    if type(value).__repr__ is object.__repr__:
+        return f"an instance of {type(value).__name__}"
+    return f"{quoted(value, 200)} ({type(value).__name__})"
 
 
 def _out_of_range(value: Any, options: Sequence[Any]) -> str | None:

@@ -92,12 +92,10 @@ def demo_command(options: argparse.Namespace) -> int:
 def configure_run(run: "Run", options: argparse.Namespace) -> dict[str, Any]:
     """Parses the configuration of a run and registers its tasks; returns the arguments of ``train``."""
     from distill.api import configuration
-    from distill.training import train
 
     paths = command_runs.search_paths(options)
     configuration.parse(run.gin_files, run.bindings, paths, options.gin_module, place="the sweep's bindings")
-    configuration.configured(train.train)
-    given = configuration.arguments_of(train.train)
+    given = configuration.training_arguments()
     command_runs.register()
     return given
 

@@ -15,12 +15,9 @@ def precompile_command(options: argparse.Namespace) -> int:
 
     paths = runs.search_paths(options)
     if not options.measure_data:  # then nothing is read there; and nothing is written
-        names = configuration.unset(
-            ("DATA_DIR", "MODEL_DIR", "VOCABULARY_PATH"), options.gin_file, options.gin_bindings, paths
-        )
+        names = configuration.unset(runs.PROVIDED["precompile"], options.gin_file, options.gin_bindings, paths)
         options.gin_bindings += (f"{name} = 'unused'" for name in names)
     runs.parse_configuration(options)
-    configuration.configured(train.train)
     given = configuration.arguments_of(train.train)
     if options.measure_data:
         runs.register()

@@ -141,7 +141,7 @@ ADDED: dict[str, tuple[list[str], list[str]]] = {
     "eval": (["gin/runs/eval.gin"], ["SPLIT = 'test'"]),
 }
 """Command → the gin files and bindings that it adds to those of its command line."""
-_PROVIDED = {
+PROVIDED = {
     "cache": ("MODEL_DIR",),
     "config": ("MODEL_DIR",),
     "precompile": ("DATA_DIR", "MODEL_DIR", "VOCABULARY_PATH"),
@@ -167,7 +167,7 @@ def check_configuration(options: argparse.Namespace) -> None:
         [*files, *own_files],
         [*bindings, *own_bindings],
         search_paths(options),
-        provided=_PROVIDED.get(options.command, ()),
+        provided=PROVIDED.get(options.command, ()),
         trains=options.command == "train",
         evaluates=evaluates,
     )

@@ -111,7 +111,7 @@ def config_command(options: argparse.Namespace) -> int:
     from distill.training import train
 
     if configuration.mentions(train.train):
-        configuration.arguments_of(train.train)
+        configuration.training_arguments()
     text = configuration.resolved()
     if lacks:
         text = text.replace(f"MODEL_DIR = {_NO_DIRECTORY!r}\n", "")

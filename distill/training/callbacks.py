@@ -80,7 +80,8 @@ def check(callbacks: Sequence[Callback]) -> None:
     """Raises TypeError unless ``callbacks`` is a list of instances with the methods of :class:`Callback`."""
     if not isinstance(callbacks, list | tuple):
         name = callbacks.__name__ if isinstance(callbacks, type) else type(callbacks).__name__
-        raise TypeError(f"callbacks must be a list; got {name}; write callbacks=[{name}(…)], in gin [@…{name}()]")
+        one = name if isinstance(callbacks, Callback) else "MyCallback"
+        raise TypeError(f"callbacks must be a list; got {name}; write callbacks=[{one}(…)], in gin [@…{one}()]")
     for number, item in enumerate(callbacks):
         if isinstance(item, type):
             raise TypeError(

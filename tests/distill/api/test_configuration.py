@@ -246,3 +246,40 @@ def test_another_configuration_of_the_process_does_not_change_names(tmp_path):
     assert "\nconfig.T5Config.embed_dim = " in configuration.resolved()
     configuration.parse(FILES, GIVEN)
     assert configuration.resolved() == text
+
+
+@pytest.mark.parametrize(
+    ("binding", "message"),
+    [
+        ("callbacks = @own.made()", "callbacks: expected Sequence[Callback]; got 3 (int); give a list"),
+        ("callbacks = @own.Mine()", "callbacks: expected Sequence[Callback]; got an instance of Mine; give a list"),
+        ("callbacks = [@own.made()]", "callbacks: expected Sequence[Callback]; got [3] (list)"),
+        (
+            "callbacks = [@own.Mine]",
+            "callbacks[0] must be an instance; got the class Mine; write Mine(), in gin @…Mine()",
+        ),
+        ("optimizer = @own.made()", "optimizer: expected Optimizer; got 3 (int)"),
+        ("validation = @own.made()", "validation: expected ValidationConfig or None; got 3 (int)"),
+    ],
+)
+def test_what_functions_of_the_user_return_has_the_type_of_its_argument(tmp_path, monkeypatch, binding, message):
+    (tmp_path / "own.py").write_text(
+        "import distill\n\n\nclass Mine(distill.Callback):\n    pass\n\n\ndef made():\n    return 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "own.gin").write_text(
+        "from __gin__ import dynamic_registration\nimport own\nfrom distill.training import train\n"
+        f"train.train.{binding}\n"
+    )
+    configuration.parse([*FILES, str(tmp_path / "own.gin")], GIVEN, allowed=["own"])
+    with pytest.raises(ConfigurationError) as caught:
+        configuration.training_arguments()
+    assert str(caught.value) == f"train.train.{message}"
+
+
+def test_a_class_in_place_of_a_value_is_named(tmp_path):
+    (tmp_path / "own.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom distill.training import train\n"
+        "train.train.loop = @train.LoopConfig\n"
+    )
+    assert error(files=[*FILES, str(tmp_path / "own.gin")]).endswith(": expected LoopConfig; got the class LoopConfig")

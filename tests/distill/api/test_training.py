@@ -5,6 +5,7 @@ import json
 import pathlib
 import shutil
 
+import optax
 import pytest
 
 import distill
@@ -131,7 +132,12 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"lengths": {"inputs": -1, "targets": 64}}, r"^lengths\['inputs'\] must be an integer ≥ 1; got -1$"),
         ({"lengths": {"inputs": "64", "targets": 64}}, r"^lengths\['inputs'\] must be an integer ≥ 1; got '64'$"),
         ({"callbacks": 3}, r"^callbacks must be .*; got 3 \(int\); give a list$"),
+        ({"callbacks": distill.Callback}, "^callbacks must be .*; got the class Callback; give a list$"),
+        ({"callbacks": [distill.Callback]}, r"^callbacks\[0\] must be an instance; got the class Callback"),
+        ({"callbacks": [3]}, r"^callbacks must be .*; got \[3\] \(list\)$"),
         ({"optimizer": "adam"}, r"^optimizer must be .*; got 'adam' \(str\)$"),
+        ({"optimizer": optax.sgd(0.1)}, r"^optimizer must be Optimizer; got .* \(GradientTransformationExtraArgs\)$"),
+        ({"rules": [("embed", 3)]}, r"^rules must be Sequence\[.*; got \[\('embed', 3\)\] \(list\)$"),
         ({"test": [{"question": "1?"}]}, "^the test rows: no row has the field 'why' that 'rationale' is mapped to"),
         ({"test": []}, "^test is empty; give at least one row$"),
         ({"validation": [1]}, r"^validation\[0\] must be a dict or a Record; got int$"),
