@@ -38,8 +38,8 @@ def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path
     if state == "running":
         # Of the training process; until it has started, and with several seeds in one process, of the worker.
         holder = locking.holder(locking.of_directory(log)) or holder
-        where = f"{holder.get('host', '?')} process {holder.get('pid', '?')}" if holder else ""
-        return " ".join(filter(None, (workers.progress(log / workers.LOG), where)))
+        where = f"process {holder.get('pid', '?')} on the machine {holder.get('host', '?')}" if holder else ""
+        return "; ".join(filter(None, (workers.progress(log / workers.LOG), where)))
     if state == "waiting" and not joint and outcomes.checkpoint_step(directory) is not None:
         return "continues from its checkpoint"
     return ""

@@ -45,10 +45,12 @@ def test_the_table_and_the_line(tmp_path):
     (runs[2].directory / "sweep.log").write_text("loading\n")
     assert "loading and compiling" in status._about(runs[2].directory, "running", None, runs[2].directory)
     worker = {"host": "node-3", "pid": 1}
-    assert status._about(runs[2].directory, "running", worker, runs[2].directory).endswith("node-3 process 1")
+    assert status._about(runs[2].directory, "running", worker, runs[2].directory) == (
+        "loading and compiling; process 1 on the machine node-3"
+    )
     with locking.held(locking.of_directory(runs[2].directory), "the run"):  # by the training process
         about = status._about(runs[2].directory, "running", worker, runs[2].directory)
-        assert about.endswith(f"process {os.getpid()}")
+        assert f"; process {os.getpid()} on the machine " in about
         lease.release()  # its scheduler was killed; the process saves a checkpoint
         console.print(status.table(made))
         assert re.search("three .*running", console.export_text()) and "1 running" in status.line(made)
