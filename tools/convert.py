@@ -13,12 +13,10 @@ import ast
 import dataclasses
 import difflib
 import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distill import exit_codes
 from distill.model.config import T5Config
 
 FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
@@ -114,20 +112,3 @@ def run(options: argparse.Namespace) -> int:
     print(source.found())
     print(f"written to {options.to} ({options.to_format})")
     return 0
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m tools.convert``: as ``distill convert``. Returns the exit code; mistakes end in one line and 2."""
-    parser = argparse.ArgumentParser(
-        prog="distill convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(argv))
-    except (ValueError, FileNotFoundError) as error:
-        print(f"distill convert: {error}", file=sys.stderr)
-        return exit_codes.MISTAKE
-
-
-if __name__ == "__main__":
-    sys.exit(main())

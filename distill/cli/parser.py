@@ -9,7 +9,7 @@ import distill
 from distill.cli import flag_types, flags, process_flags, sweep_flags
 from distill.cli.spelling import Parser
 from distill.precompile import command as precompile
-from distill.tools import convert, vocabulary
+from distill.tools import convert, vocabulary_command
 
 _EXTRACT = "collect rationales and labels from a teacher, and store every reply"
 _INSPECT = "write a report on a file of records as one HTML page"
@@ -285,7 +285,7 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     convert.add_arguments(
         add("convert", "convert a checkpoint between Hugging Face, T5X and this program", configured=False)
     )
-    vocabulary.add_arguments(
+    vocabulary_command.add_arguments(
         add("vocabulary", "train a SentencePiece vocabulary with T5's special ids on your text", configured=False)
     )
     add(
