@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.api import configuration
+from distill.api import statement_checks
 from distill.api.gin_files import ConfigurationError, close, did_you_mean
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan
@@ -54,13 +54,13 @@ def check(
       ValueError: the model directory is a file, or holds files of another program and no run.
       distill.tasks.records.SourceError: such a file has no rows.
     """
-    names = configuration.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
+    names = statement_checks.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
     given = [*bindings, *(f"{name} = 'unused'" for name in names)]
-    scan = configuration.check_names(gin_files, given, extra_paths, place)
+    scan = statement_checks.check_names(gin_files, given, extra_paths, place)
     of_files = scan.given.get(("", "jsonl.dataset", "files"))
     reads_files = of_files is not None and of_files.macro == "FILES"
     source = _source(scan) if reads_files else None  # its message shows the form that rows are named in
-    configuration.check_values(scan)
+    statement_checks.check_values(scan)
     chooses_of_rows = _check_choices(scan)
     if reads_files:
         _check_split(scan.values.get("FILES"), evaluates)

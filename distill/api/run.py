@@ -3,14 +3,21 @@
 import contextlib
 import dataclasses
 import os
-import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import gin
 from etils import epath
 
-from distill.api import configuration, first_checks, keywords, remedies, tensorflow_log, value_types
+from distill.api import (
+    configuration,
+    first_checks,
+    gin_values,
+    keywords,
+    remedies,
+    run_checks,
+    tensorflow_log,
+    value_types,
+)
 from distill.api.gin_files import without_gin
 from distill.counting import counted, form
 from distill.inference import model_directory, own_files
@@ -18,9 +25,8 @@ from distill.inference.decoder import DecodeConfig
 from distill.inference.student import RowFormat
 from distill.inference.student import Student as Description
 from distill.sharding.partitioning import MeshConfig
-from distill.tasks import metrics, task_ids
+from distill.tasks import metrics
 from distill.terminal import Terminal
-from distill.validation import quoted
 
 if TYPE_CHECKING:
     from distill.api.student import Student
@@ -30,7 +36,6 @@ if TYPE_CHECKING:
 
 _PLACE = "the arguments"
 _FAR = 2  # times more or less than the share of rows to hold out is worth a warning
-_ROWS_MULTIPLE = 128  # of a token table that is sharded over devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,49 +208,6 @@ class Run:
                 terminal.warn(f"{self.directory} is finished; nothing is trained; {without}")
             return train.train(**{"cost_model": step_costs.of_run(given), **given}, lock=lock, quiet=quiet)
 
-    def _check_longer(self, given: Mapping[str, Any]) -> None:
-        """Refuses more steps for a run that its patience has ended, before its data is read.
-
-        Raises:
-          ValueError: the training would end at once.
-        """
-        from distill.checkpoints import schemas
-        from distill.checkpoints.manager import BEST, LATEST
-        from distill.training.config import Progress
-
-        root, validation = epath.Path(self.directory), given.get("validation")
-        newest = own_files.newest_step(root / LATEST)
-        if newest is None:
-            return
-        try:
-            saved = Progress(**schemas.read_json(root / LATEST / str(newest), "progress"))
-        except (ValueError, TypeError, OSError):  # the training reads an older step, or says it
-            return
-        agrees = saved.higher_is_better == Progress.of(validation).higher_is_better
-        if agrees and (root / BEST / str(saved.best_step)).exists():  # else the training selects, and counts, anew
-            saved.limit(given["loop"].train_steps, validation.patience if validation else None)
-
-    def _check_finished(self) -> None:
-        """Checks that a finished run, which is not trained again, is the one that is configured.
-
-        Raises:
-          ValueError: it was trained or scored on other rows.
-        """
-        from distill.training import provenance, record
-
-        root = epath.Path(self.directory)
-        if not (root / model_directory.RESULT).exists():
-            return
-        try:
-            before = record.read(root).data
-        except (FileNotFoundError, ValueError):  # of an earlier version
-            return
-        if changed := provenance.changed_rows(before, self.arguments["data"], self.arguments.get("validation")):
-            raise ValueError(
-                f"{root} is finished, and its {' and '.join(changed)} rows have changed since it was trained: restore "
-                "them, or give another MODEL_DIR to train on the new ones"
-            )
-
     def introduce(self, terminal: Terminal, *, writes: bool) -> None:
         """:meth:`begin`, and says its lines, the :meth:`advice`, and how many rows are held out of the registered tasks.
 
@@ -257,8 +219,8 @@ class Run:
     def _introduce(self, terminal: Terminal, given: Mapping[str, Any], *, writes: bool) -> None:
         """:meth:`introduce` of a run that trains with the arguments ``given``."""
         lines = self.begin(writes=writes)
-        self._check_longer(given)
-        self._check_finished()
+        run_checks.check_longer(self.directory, given)
+        run_checks.check_finished(self.directory, self.arguments)
         for line in lines:
             terminal.say(line)
         advice = self.advice()
@@ -306,41 +268,7 @@ class Run:
 
     def advice(self) -> list[str]:
         """Lines about settings that are legal and most likely not meant."""
-        validation = self.arguments.get("validation")
-        unused = [] if validation is None else validation.decode.unused()
-        return [*self._idle_weights(), *unused, *self._oversized()]
-
-    def _idle_weights(self) -> list[str]:
-        """A line if weights of two tasks are set, and one task is trained."""
-        task, loss = self.arguments["data"].mixture_or_task_name, self.arguments["loss"]
-        if not task_ids.one_task(task):
-            return []
-        given = {"LAMBDA": loss.lam, "ALPHA": loss.alpha}
-        idle = [f"{name}={value:g}" for name, value in given.items() if isinstance(value, (int, float)) and value != 1]
-        return [f"{task} is one task: {text} changes nothing" for text in idle]
-
-    def _oversized(self) -> list[str]:
-        """Lines if the table and the windows are those of another vocabulary."""
-        from distill.model import configs
-        from distill.tasks import vocabularies
-
-        model, given = self.arguments["model"], self.registration.get("vocabulary", "t5")
-        vocabulary = vocabularies.load(given) if isinstance(given, str) else given
-        size = -(-vocabulary.vocab_size // _ROWS_MULTIPLE) * _ROWS_MULTIPLE
-        if self.arguments.get("initial_checkpoint_path") is not None or model.vocab_size < 2 * size:
-            return []
-        fewer = (model.vocab_size - size) * configs.parameters_per_id(model)
-        lines = [
-            f"the vocabulary has {vocabulary.vocab_size:,} ids and the student's table {model.vocab_size:,} rows: "
-            f"--gin.VOCAB_SIZE={size} saves {fewer:,} parameters"
-        ]
-        if type(vocabulary).__name__ == "ByteVocabulary":
-            lengths = self.arguments["data"].task_feature_lengths
-            lines.append(
-                f"the vocabulary is bytes: TASK_FEATURE_LENGTHS counts bytes, now {lengths['inputs']} for inputs and "
-                f"{lengths['targets']} for targets; fit it to your rows (`distill data` measures them)"
-            )
-        return lines
+        return run_checks.advice(self.arguments, self.registration)
 
 
 @keywords.checked()
@@ -387,10 +315,10 @@ def configured(
       trains: whether a new run must have rows for all splits that it reads; they may be written later.
     """
     if isinstance(bindings, Mapping):
-        bindings = [f"{name} = {_written(name, value)}" for name, value in bindings.items()]
+        bindings = [f"{name} = {gin_values.written(name, value)}" for name, value in bindings.items()]
     first_checks.check(list(files), list(bindings), search_paths, trains=trains, reads=False, place=_PLACE)
     tensorflow_log.import_quietly()
-    with _own_gin():
+    with configuration.own():
         configuration.parse(list(files), list(bindings), search_paths, allowed, place=_PLACE)
         return Run.current()
 
@@ -406,59 +334,3 @@ def _without_gin() -> Iterator[None]:
         raise FileNotFoundError(without_gin(str(error))) from None
     except ValueError as error:
         raise configuration.ConfigurationError(without_gin(str(error))) from None
-
-
-def _written(name: str, value: Any) -> str:
-    """A Python value as gin text; a text that starts with ``@`` or ``%`` stays a reference."""
-    if isinstance(value, str) and value.startswith(("@", "%")):
-        return value
-    value = _plain(value)
-    text = repr(value)
-    try:
-        same = gin.config_parser.ConfigParser(text, _Literal()).parse_value() == value  # type: ignore[attr-defined]
-    except (SyntaxError, ValueError, tokenize.TokenError):
-        same = False
-    if not same:
-        raise configuration.ConfigurationError(
-            f"--gin.{name} must be a finite number, a text, or a list, tuple or dict of them; got {quoted(value)}; "
-            "train(…) takes other objects as further arguments"
-        )
-    return text
-
-
-def _plain(value: Any) -> Any:
-    """A value with texts in place of paths, and Python's numbers in place of NumPy's, inside of collections too."""
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, dict):
-        return {_plain(key): _plain(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map(_plain, value))
-    return value_types.plain_number(value)
-
-
-class _Literal(gin.config_parser.ParserDelegate):  # type: ignore[attr-defined,misc]
-    """Refuses references: only literals are accepted."""
-
-    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
-        raise ValueError("a reference")
-
-    def macro(self, macro_name: str) -> Any:
-        raise ValueError("a macro")
-
-
-@contextlib.contextmanager
-def _own_gin() -> Iterator[None]:
-    """Lets gin's global configuration be replaced, and puts back the caller's."""
-    state = [getattr(gin.config, name) for name in ("_CONFIG", "_SINGLETONS", "_IMPORTS", "_OPERATIVE_CONFIG")]
-    saved = [container.copy() for container in state]
-    names = configuration.exchange_names()
-    locked = gin.config_is_locked()
-    try:
-        yield
-    finally:
-        for container, contents in zip(state, saved):
-            container.clear()
-            container.update(contents)
-        configuration.exchange_names(names)
-        gin.config._set_config_is_locked(locked)

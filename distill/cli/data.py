@@ -130,7 +130,7 @@ def _paper_sets(options: argparse.Namespace) -> list[Dataset]:
 
 
 def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report.Plan]:
-    from distill.api import configuration
+    from distill.api import configuration, statement_checks
     from distill.api.gin_files import ConfigurationError
 
     paths = runs.search_paths(options)
@@ -139,7 +139,7 @@ def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report
         bindings.append(f"DATA_DIR = {options.data_dir!r}")
     files = ["gin/runs/data.gin", *options.gin_file]
     # A whole training configuration may be given, too; where its run would be written does not matter.
-    bindings += [f"{name} = 'unused'" for name in configuration.unset(("MODEL_DIR",), files, bindings, paths)]
+    bindings += [f"{name} = 'unused'" for name in statement_checks.unset(("MODEL_DIR",), files, bindings, paths)]
     try:
         configuration.parse(files, bindings, paths, options.gin_module)
     except ConfigurationError as error:

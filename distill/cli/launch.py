@@ -7,7 +7,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from distill.api import configuration
+from distill.api import gin_files, statement_checks
 from distill.cli import flags, launch_checks, parser, runs, spelling
 from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, splitting, xpk
 from distill.tools.launch.job import PARALLEL, Job
@@ -63,13 +63,13 @@ def _check(arguments: Sequence[str], machines: Machines) -> None:
         return
     own_files, own_bindings = runs.ADDED[command]
     paths = runs.search_paths(options)
-    found = configuration.search_paths(paths)
+    found = gin_files.search_paths(paths)
     for name in options.gin_file:
         if not launch_checks.find(name, found):
             print(f"{name} is not on this machine, so macros are not checked here", file=sys.stderr)
             return
     files, bindings = [*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings]
-    scan = configuration.check_statements(files, bindings, paths)
+    scan = statement_checks.check_statements(files, bindings, paths)
     if command in PARALLEL:
         for warning in launch_checks.check(scan, options.gin_file, machines, trains=command == "train"):
             print(f"WARNING {warning}", file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import distill
-from distill.api import configuration
+from distill.api import gin_files
 from distill.api.statements import Literal, Scan
 from distill.counting import counted
 from distill.sharding import hardware
@@ -25,8 +25,8 @@ def find(name: str, paths: Sequence[str]) -> bool:
       ConfigurationError: it is not, and its name is of a folder of files that the package ships, on every machine.
     """
     try:
-        configuration.find(name, paths)
-    except configuration.ConfigurationError:
+        gin_files.find(name, paths)
+    except gin_files.ConfigurationError:
         parts = Path(name).parts
         shipped = Path(distill.__file__).parent / "gin"
         if len(parts) == 3 and parts[0] == "gin" and (shipped / parts[1]).is_dir():
@@ -62,7 +62,7 @@ def _platform(scan: Scan, files: Sequence[str], machines: Machines) -> list[str]
     for name in options if isinstance(options, dict) else ():
         platform = next((one for start, one in _OPTIONS.items() if str(name).startswith(start)), machines.platform)
         if platform != machines.platform:
-            raise configuration.ConfigurationError(
+            raise gin_files.ConfigurationError(
                 f"COMPILER_OPTIONS (set in {scan.defined['COMPILER_OPTIONS'][-1]}) has {name}, which compilers for {here}s "
                 f"reject, and {machines.option} has {here}s; leave it out, and {_advice(machines)}"
             )
@@ -94,7 +94,7 @@ def _mesh(scan: Scan, machines: Machines) -> list[str]:
     there = f"{machines.option} has {counted(machines.devices, 'device')}"
     advice = _without_overrides(scan, machines) or _advice(machines)
     if -1 in sizes or known > machines.devices or machines.processes > 1:
-        raise configuration.ConfigurationError(f"mesh {mesh} does not fit: {there}; {advice}")
+        raise gin_files.ConfigurationError(f"mesh {mesh} does not fit: {there}; {advice}")
     return [f"mesh {mesh} uses {counted(known, 'device')}, and {there}; {advice}"]
 
 
@@ -125,7 +125,7 @@ def _batch(scan: Scan, machines: Machines) -> None:
     ways = data * fsdp * parts.value
     if ways > 0 and batch.value % ways:
         multiple = ways * max(1, round(batch.value / ways))
-        raise configuration.ConfigurationError(
+        raise gin_files.ConfigurationError(
             f"BATCH_SIZE={batch.value} (set in {batch.place}) is not divisible by data × fsdp × micro-batches = "
             f"{data} × {fsdp} × {parts.value} = {ways}; give a multiple of it, such as --gin.BATCH_SIZE={multiple}"
         )

@@ -101,10 +101,10 @@ class _CacheProgress:
 
 def config_command(options: argparse.Namespace) -> int:
     """Prints the resolved configuration; without ``MODEL_DIR``, which it need not have, as one that lacks it."""
-    from distill.api import configuration
+    from distill.api import configuration, statement_checks
 
     files, paths = options.gin_file, runs.search_paths(options)
-    lacks = bool(files) and bool(configuration.unset(["MODEL_DIR"], files, options.gin_bindings, paths))
+    lacks = bool(files) and bool(statement_checks.unset(["MODEL_DIR"], files, options.gin_bindings, paths))
     if lacks:
         options.gin_bindings.append(f"MODEL_DIR = {_NO_DIRECTORY!r}")
     runs.parse_configuration(options)

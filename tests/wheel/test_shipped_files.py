@@ -11,7 +11,7 @@ import zipfile
 import pytest
 
 import distill
-from distill.api import configuration
+from distill.api import statement_checks
 from distill.experiments import sweep
 from distill.experiments.sweep import search
 from wheel_sources import copy_sources, holders
@@ -39,7 +39,7 @@ def text_of(name):
 def config(*files, bindings=()):
     """``distill config`` of files that make a run, with what else they want."""
     flags = ["config", *(f"--gin_file={file}" for file in files)]
-    wanted = configuration.unset(tuple(WANTED), files, bindings)
+    wanted = statement_checks.unset(tuple(WANTED), files, bindings)
     return flags + [f"--gin.{name}={WANTED[name]}" for name in wanted] + [f"--gin.{text}" for text in bindings]
 
 

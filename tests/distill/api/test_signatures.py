@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.api import configuration, signatures
+from distill.api import signatures, statement_checks
 from distill.data.packing import Layout
 from distill.model.config import T5Config
 from distill.sharding.partitioning import MeshConfig
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[3]
 
 def problems(tmp_path, text):
     (tmp_path / "a.gin").write_text(IMPORTS + text)
-    return list(signatures.problems(configuration._scanned(["a.gin"], [], [str(tmp_path)])))
+    return list(signatures.problems(statement_checks._scanned(["a.gin"], [], [str(tmp_path)])))
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_every_binding_of_the_shipped_files_is_right():
     files = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "gin").rglob("*.gin")) if "t5x" not in path.parts]
     checked = 0
     for file in files:
-        scan = configuration._scanned([file], [], ["", str(ROOT)])
+        scan = statement_checks._scanned([file], [], ["", str(ROOT)])
         assert not list(signatures.problems(scan)), file
         checked += len(scan.arguments)
     assert checked > 1000

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import distill
-from distill.api import configuration, statements, trusted
+from distill.api import configuration, statement_checks, statements, trusted
 from distill.api.configuration import ConfigurationError
 from distill.training import losses
 
@@ -182,14 +182,14 @@ def test_an_included_file_is_checked_and_read_once(monkeypatch):
     )
     assert refusal("include 'inner.gin'\n").startswith("inner.gin:3 names reporting.json")
     pathlib.Path("inner.gin").write_text("EVAL_BATCH_SIZE = 3\n")
-    check = configuration.check
+    check = statement_checks.check
 
     def then_changed(*arguments):
         found = check(*arguments)
         pathlib.Path("inner.gin").write_text("EVAL_BATCH_SIZE = 4\n")
         return found
 
-    monkeypatch.setattr(configuration, "check", then_changed)
+    monkeypatch.setattr(statement_checks, "check", then_changed)
     pathlib.Path("mine.gin").write_text("include 'inner.gin'\n")
     configuration.parse([*FILES, "mine.gin"], GIVEN)
     assert configuration.macro("EVAL_BATCH_SIZE") == 3

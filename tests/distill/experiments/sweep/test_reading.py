@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from distill.api import configuration
+from distill.api import statement_checks
 from distill.experiments.sweep import SweepError, reading
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
@@ -135,7 +135,7 @@ def test_the_macros_of_a_shipped_sweep_are_used(path, tmp_path):
         kinds.setdefault((run.gin_files, tuple(text.partition(" = ")[0] for text in run.bindings)), run)
     for run in [*kinds.values(), *filter(None, [sweep.start_run()])]:
         bindings = [text for text in run.bindings if "dataset." not in text]
-        wanted = configuration.unset(("DATA_DIR", "VOCABULARY_PATH"), run.gin_files, bindings)
+        wanted = statement_checks.unset(("DATA_DIR", "VOCABULARY_PATH"), run.gin_files, bindings)
         more = [text for text in given if text.partition(" = ")[0] in wanted]
-        configuration.check_statements(run.gin_files, [*more, *bindings])
+        statement_checks.check_statements(run.gin_files, [*more, *bindings])
     assert kinds or sweep.search is not None

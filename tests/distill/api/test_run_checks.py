@@ -1,0 +1,73 @@
+"""What is checked of a run before its training begins, and advice about its settings."""
+
+import dataclasses
+import json
+
+import pytest
+
+import distill
+from distill.api import run_checks
+from distill.training.config import Progress
+from tests_support import write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_a_table_larger_than_the_vocabulary_is_named_once(tmp_path):
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    given["TEST_SPLIT"] = None
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    table, windows = distill.from_gin(files, given).advice()
+    assert "384 ids and the student's table 32,128 rows: --gin.VOCAB_SIZE=384 saves 32,505,856 parameters" in table
+    assert "TASK_FEATURE_LENGTHS counts bytes, now 512 for inputs and 256 for targets" in windows
+    assert distill.from_gin(files, given | {"VOCAB_SIZE": 384}).advice() == []
+    assert distill.from_gin(files, given | {"INITIAL_CHECKPOINT_PATH": "runs/a"}).advice() == []
+
+
+def test_a_weight_of_two_tasks_where_one_is_trained_is_named(tmp_path):
+    given = {
+        "MODEL_DIR": tmp_path / "run",
+        "FILES": {"train": "a.jsonl"},
+        "VOCABULARY_PATH": "bytes",
+        "VOCAB_SIZE": 384,
+    }
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/finetune.gin", "gin/hardware/cpu.gin"]
+    given |= {"TEST_SPLIT": None, "LAMBDA": 3}
+    assert distill.from_gin(files, given).advice() == ["jsonl_label is one task: LAMBDA=3 changes nothing"]
+    assert distill.from_gin(files, given | {"LAMBDA": 1}).advice() == []
+    assert distill.from_gin(files, given | {"FORM": "paired"}).advice() == []
+    per_token = "evaluate.DecodeConfig.normalize_by_target_length"
+    (line,) = distill.from_gin(files, given | {"LAMBDA": 1, per_token: True}).advice()
+    assert line.startswith("DecodeConfig.normalize_by_target_length=True changes nothing: ")
+
+
+def test_more_steps_after_patience_ran_out_are_refused_before_anything_is_said(tmp_path, capsys):
+    write_rows(tmp_path / "a.jsonl", 20)
+    root = tmp_path / "run"
+    given = {
+        "MODEL_DIR": root,
+        "FILES": {"train": tmp_path / "a.jsonl"},
+        "VOCABULARY_PATH": "bytes",
+        "TEST_SPLIT": None,
+    }
+    given |= {"FIELDS": {"input": "question", "rationale": "why", "label": "answer"}, "TRAIN_STEPS": 20, "PATIENCE": 2}
+    files = ["gin/models/t5_1_1_tiny.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    made = distill.from_gin(files, given)
+    made.begin()
+    progress = Progress(best=0.5, best_step=4, stale=2, stopped="early", limits=[20, 2])
+    (root / "checkpoints" / "10" / "progress").mkdir(parents=True)
+    (root / "checkpoints" / "10" / "progress" / "metadata").write_text(json.dumps(dataclasses.asdict(progress)))
+    (root / "best" / "4").mkdir(parents=True)
+    (root / "result.json").write_text('{"stopped": "early"}')
+    before = {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
+    capsys.readouterr()
+    with pytest.raises(
+        ValueError, match=r"TRAIN_STEPS \(now 40, before 20\) trains nothing more: raise PATIENCE above 2"
+    ):
+        distill.from_gin(files, given | {"TRAIN_STEPS": 40}).run()
+    said = capsys.readouterr().err
+    assert "continuing" not in said and "reading" not in said
+    kept = {path.name: path.read_bytes() for path in root.iterdir() if path.suffix != ".lock" and path.is_file()}
+    assert kept == before
+    more = distill.from_gin(files, given | {"TRAIN_STEPS": 40, "PATIENCE": 3})
+    assert run_checks.check_longer(more.directory, more.arguments) is None
