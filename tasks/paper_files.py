@@ -18,6 +18,9 @@ from distill.tasks.records import REPLY, Record, Report, SourceError
 Teacher = Literal["palm", "gpt-neox", "human", "none"]
 TEACHERS: tuple[Teacher, ...] = ("palm", "gpt-neox", "human", "none")
 
+SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
+"""The data sets in this layout; each is a module of :mod:`distill.tasks`."""
+
 MissingReplies = Literal["error", "keep", "drop"]
 
 _FILE_NAMES = {"validation": "valid"}

@@ -11,12 +11,12 @@ distill convert --from=runs/svamp                      # prints its format and s
 import argparse
 import ast
 import dataclasses
-import difflib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import validation
 from distill.model.config import T5Config
 
 FORMATS = ("hf", "t5x", "t5x_orbax", "distill")
@@ -62,8 +62,7 @@ def _overrides(settings: Sequence[str]) -> dict[str, Any]:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if name not in known or not equals:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = validation.did_you_mean(name, known)
             raise ValueError(f"--set needs FIELD=VALUE with a field of T5Config; got {setting!r}{hint}")
         try:
             result[name] = ast.literal_eval(text)

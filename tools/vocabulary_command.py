@@ -136,8 +136,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def _texts(options: argparse.Namespace) -> Iterator[str]:
     if options.set:
-        if options.set not in ("cqa", "svamp", "esnli", "anli1", "asdiv"):
-            raise ValueError(f"unknown set {options.set!r}; expected cqa, svamp, esnli, anli1 or asdiv")
+        from distill.tasks import paper_files
+
+        validation.check("--set", options.set, paper_files.SETS)
         module = importlib.import_module(f"distill.tasks.{options.set}")
         yield from record_texts(module.dataset(options.data_dir))
     fields = [name for name in options.fields.split(",") if name]

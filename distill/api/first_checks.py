@@ -45,7 +45,6 @@ def check(
       provided: macros that the command itself sets if nothing else does.
       evaluates: the split that the command scores.
       trains: whether the command trains, and so reads the vocabulary, the training rows and the initial parameters.
-
       reads: whether these files must be there, and are read; else a command may write them later.
 
     Raises:

@@ -17,7 +17,6 @@ Definition = ast.FunctionDef | ast.ClassDef
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "None": None}
 _CONTAINERS: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict}
 _ABSTRACT = ("Callable", "Collection", "Iterable", "Mapping", "Sequence")  # of collections.abc
-# of collections.abc
 _CHECKS = ("validation.check", "validation.check_range", "validation.check_items")
 UNREADABLE = object()  # in place of a constant or type that the source alone does not give
 

@@ -361,7 +361,7 @@ def bindings_of(text: str, where: str = "the configuration") -> dict[str, Any]:
     """The bindings of a resolved configuration by name, macros included; nothing is imported, called or bound.
 
     Args:
-      text: as :func:`resolved` returns it.
+      text: as :func:`distill.api.configuration.resolved` returns it.
       where: its name in errors.
 
     Raises:

@@ -1,7 +1,6 @@
 """``distill data``: from its flags to the report."""
 
 import argparse
-import dataclasses
 import importlib
 import json
 from collections.abc import Mapping, Sequence
@@ -13,11 +12,10 @@ from distill.api import tensorflow_log
 from distill.cli import runs
 from distill.data import report as data_report
 from distill.data import report_text
-from distill.tasks import jsonl
+from distill.tasks import jsonl, paper_files
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import SourceError
 
-PAPER_SETS = ("cqa", "svamp", "esnli", "anli1", "asdiv")
 LENGTHS = {"inputs": 512, "targets": 256}
 
 
@@ -117,13 +115,13 @@ def _files(options: argparse.Namespace) -> list[Dataset]:
 
 
 def _paper_sets(options: argparse.Namespace) -> list[Dataset]:
-    unknown = sorted(set(options.set) - set(PAPER_SETS))
+    unknown = sorted(set(options.set) - set(paper_files.SETS))
     if unknown:
-        raise ValueError(f"--set must be one of {', '.join(PAPER_SETS)}; got {', '.join(unknown)}")
-    here = [name for name in PAPER_SETS if (Path(options.data_dir) / name).is_dir()]
+        raise ValueError(f"--set must be one of {', '.join(paper_files.SETS)}; got {', '.join(unknown)}")
+    here = [name for name in paper_files.SETS if (Path(options.data_dir) / name).is_dir()]
     if not (options.set or here):
         raise FileNotFoundError(
-            f"{options.data_dir} holds none of {', '.join(PAPER_SETS)}; for JSON lines, give --file=train=rows.jsonl"
+            f"{options.data_dir} holds none of {', '.join(paper_files.SETS)}; for JSON lines, give --file=train=rows.jsonl"
         )
     modules = [importlib.import_module(f"distill.tasks.{name}") for name in options.set or here]
     return [module.dataset(options.data_dir, teacher=options.teacher) for module in modules]
@@ -150,4 +148,4 @@ def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report
             "hardware, too"
         ) from None
     dataset = configuration.configured(data_report.of_dataset)()
-    return [dataset], dataclasses.replace(configuration.configured(data_report.Plan)())
+    return [dataset], configuration.configured(data_report.Plan)()

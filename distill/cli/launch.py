@@ -7,6 +7,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from distill import exit_codes
 from distill.api import gin_files, statement_checks
 from distill.cli import flags, launch_checks, parser, runs, spelling
 from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, splitting, xpk
@@ -119,11 +120,11 @@ def launch_command(argv: Sequence[str]) -> int:
             _check(arguments, backend.machines)
         if options.dry_run:
             print(made.shell(), end="")
-            return 0
+            return exit_codes.DONE
         return plan.run(made)
     except KeyboardInterrupt:
         print(f"launch {options.backend}: stopped watching; the run continues", file=sys.stderr)
-        return 130
+        return exit_codes.INTERRUPTED
     except (ValueError, FileNotFoundError) as error:
         print(f"launch {options.backend}: {error}", file=sys.stderr)
-        return 2
+        return exit_codes.MISTAKE

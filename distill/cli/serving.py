@@ -3,7 +3,6 @@
 import argparse
 import ast
 import dataclasses
-import difflib
 import functools
 import re
 import shlex
@@ -18,7 +17,7 @@ from distill.cli import allocator
 from distill.counting import counted
 from distill.inference import student as students
 from distill.inference.student import Student
-from distill.validation import quoted
+from distill.validation import did_you_mean, quoted
 
 # Macros of inference, by the field of Student that they set.
 _MACROS = {
@@ -134,8 +133,7 @@ def with_bindings(student: Student, bindings: Sequence[str]) -> Student:
     for binding in bindings:
         name, _, text = (part.strip() for part in binding.partition("="))
         if name not in known:
-            near = difflib.get_close_matches(name[:80], known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(name[:80], known)
             raise ValueError(
                 f"--gin.{name:.80} does not apply here{hint} (the student is read from {students.FILE}; settings: "
                 f"{', '.join(_MACROS)}, evaluate.DecodeConfig.… and partitioning.MeshConfig.…)"

@@ -66,7 +66,7 @@ def test_fields_that_shapes_do_not_tell(source, tmp_path):
     ("arguments", "message"),
     [
         (["--from=./nowhere", "--to=x"], "no checkpoint at ./nowhere"),
-        (["--set=mlp_activation=relu"], "did you mean mlp_activations?"),
+        (["--set=mlp_activation=relu"], "did you mean 'mlp_activations'?"),
         (["--set=dropout_rate"], "needs FIELD=VALUE"),
         (["--set=dropout_rate=2"], "dropout_rate must be in"),
         (["--set=mlp_activations=('gelo', 'linear')"], "mlp_activations must be one of"),

@@ -99,7 +99,10 @@ def test_the_command_explains_its_errors(tmp_path, capsys):
     assert run([f"--input={tmp_path / 'none.txt'}", "--size=50"]) == exit_codes.MISTAKE
     assert "none.txt is missing (text for the vocabulary)" in capsys.readouterr().err
     assert run(["--set=swamp", f"--data_dir={tmp_path}", "--size=50"]) == exit_codes.MISTAKE
-    assert "unknown set 'swamp'" in capsys.readouterr().err
+    assert (
+        "--set must be one of ('cqa', 'svamp', 'esnli', 'anli1', 'asdiv'); got 'swamp'; did you mean 'svamp'?"
+        in capsys.readouterr().err
+    )
     assert run(["--size=50"]) == exit_codes.MISTAKE
     assert "from --input files or from --set with --data_dir; give one of the two" in capsys.readouterr().err
     (tmp_path / "blank.txt").write_text(" \n\n")

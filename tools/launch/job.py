@@ -1,13 +1,12 @@
 """The command to launch, independent of the backend."""
 
 import dataclasses
-import difflib
 import re
 import shlex
 from collections.abc import Sequence
 from typing import Literal
 
-from distill import exit_codes
+from distill import exit_codes, validation
 
 # In addition to the code of a run that saved a checkpoint: SIGTERM before the handler was set, during imports.
 RESTART_CODES = (exit_codes.STOPPED, 128 + 15)
@@ -95,8 +94,7 @@ class Job:
         if self.split and command != "sweep":
             raise ValueError(f"--split is for `distill sweep`; got `distill {command}`")
         if command not in COMMANDS:
-            near = difflib.get_close_matches(command, COMMANDS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = validation.did_you_mean(command, COMMANDS)
             raise ValueError(f"there is no `distill {command}`; there are {', '.join(sorted(COMMANDS))}{hint}")
         for argument in self.arguments:
             if argument.partition("=")[0] in _MINE:

@@ -27,7 +27,7 @@ def test_a_missing_program_is_named_before_anything_is_written(tmp_path, monkeyp
     "line, message",
     [
         ("slurm", "give it after --"),
-        ("slurm -- trian", "did you mean train?"),
+        ("slurm -- trian", "did you mean 'train'?"),
         ("slurm -- train --multiprocess", "--multiprocess is for the launcher"),
         ("slurm --name=A -- train", "--name needs"),
         ("slurm --env=A -- train", "--env needs NAME=VALUE; got 'A'"),

@@ -54,7 +54,7 @@ def test_the_command_reports_and_its_exit_code_tells(tmp_path, model_dir, capsys
     assert "holds no rows; nothing was answered" in capsys.readouterr().err
     assert not list(tmp_path.glob("empty.jsonl*"))
     assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.MAX_DECODE_LEM=3"]) == 2
-    assert "--gin.MAX_DECODE_LEM does not apply here; did you mean MAX_DECODE_LEN?" in capsys.readouterr().err
+    assert "--gin.MAX_DECODE_LEM does not apply here; did you mean 'MAX_DECODE_LEN'?" in capsys.readouterr().err
     assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.method=beem"]) == 2
     assert "did you mean 'beam'?" in capsys.readouterr().err
     assert main.main([*command, f"--output={tmp_path / 'b.jsonl'}", "--gin.evaluate.DecodeConfig.weights=int9"]) == 2
@@ -143,7 +143,7 @@ def test_settings_of_the_command_line_replace_the_students():
 @pytest.mark.parametrize(
     ("binding", "message"),
     [
-        ("MAX_DECODE_LEM = 3", r"--gin\.MAX_DECODE_LEM does not apply here; did you mean MAX_DECODE_LEN\?"),
+        ("MAX_DECODE_LEM = 3", r"--gin\.MAX_DECODE_LEM does not apply here; did you mean 'MAX_DECODE_LEN'\?"),
         ("TRAIN_STEPS = 3", r"--gin\.TRAIN_STEPS does not apply here .*settings: MAX_DECODE_LEN, "),
         ("MAX_DECODE_LEN = 3 * 3", r"--gin\.MAX_DECODE_LEN must be a number, a quoted text or a word; got '3 \* 3'"),
         ("DTYPE = __import__('os').getcwd()", r"--gin\.DTYPE must be a number, a quoted text or a word"),
