@@ -24,7 +24,7 @@ import distill
         (lambda: distill.Student.answer(None, ["x"], rationales=True), r"Student\.answer\(\) .*did you mean 'rationale'"),
         (lambda: distill.Student.export(None, "x", quantisation="i"), "did you mean 'quantization'"),
         (lambda: distill.Run.train(None, quite=True), "did you mean 'quiet'"),
-        (lambda: distill.load("d", zzz=1), "has no argument 'zzz'; it has path, decode"),
+        (lambda: distill.load("d", zzz=1), "has no argument 'zzz'; it has path, decode, rationale_decode"),
         (lambda: distill.read("x", feilds={}), r"did you mean 'fields' or 'files'\?$"),
     ],
 )  # fmt: skip
@@ -34,7 +34,7 @@ def test_an_unknown_keyword_is_named_with_the_nearest_one(call, message):
 
 
 def test_signatures_and_known_keywords_are_those_of_the_function():
-    assert list(inspect.signature(distill.load).parameters) == ["path", "decode"]
+    assert list(inspect.signature(distill.load).parameters) == ["path", "decode", "rationale_decode"]
     with pytest.raises(FileNotFoundError):
         distill.load("no such directory", decode=None)
     with pytest.raises(ValueError, match="method must be one of"):
