@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from distill import atomic_files, validation
+from distill import atomic_files, outputs, validation
 from distill.counting import counted
 from distill.tools import vocabulary
 
@@ -166,6 +166,7 @@ def run(options: argparse.Namespace) -> int:
     output = epath.Path(options.output)
     if output.is_dir():
         raise ValueError(f"--output={options.output} is a folder; give a file, such as {output / 'vocabulary.model'}")
+    outputs.check({"--output": output}, options.input)
     kind = vocabulary.checked_type(
         options.size, options.model_type, options.special, options.character_coverage, options.extra_ids
     )

@@ -247,6 +247,11 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         default="report.html",
         help="the page; .md, .csv and .png are written beside it; default: report.html",
     )
+    report.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace files in the place of the page and its twins that are no report",
+    )
     report.add_argument("--title", default="", help="heading of the page")
     report.add_argument("--metric", default="", help="the test metric; default: the one that selected on validation")
     report.add_argument(

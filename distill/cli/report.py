@@ -18,7 +18,7 @@ def report_command(options: argparse.Namespace) -> int:
     from distill.experiments.report import collect
 
     paths = [Path(path) for path in options.runs]
-    collect.check_output(Path(options.output))
+    collect.check_output(Path(options.output), overwrite=options.overwrite)
     _say(f"reading {', '.join(map(str, paths[:3]))}{' …' if len(paths) > 3 else ''}")
     collection = collect.collect(paths)
     _say(f"{counted(len(collection.runs))}; comparing them and drawing charts")
@@ -35,7 +35,7 @@ def report_command(options: argparse.Namespace) -> int:
         compare=options.compare,
         price_per_chip_hour=options.price_per_chip_hour,
     )
-    written = write.write(paths, options.output, chosen, collection)
+    written = write.write(paths, options.output, chosen, collection, overwrite=options.overwrite)
     for analysis in written.analyses:
         for sentence in findings.sentences(analysis):
             print(textwrap.fill(sentence, 100, break_long_words=False, break_on_hyphens=False))

@@ -15,20 +15,18 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from distill import exit_codes
 from distill.cli import flags
-from distill.counting import counted
 from distill.teacher.assembly import rows
 from distill.teacher.assembly.assemble import MISFIT
 from distill.teacher.assembly.selection import Leakage, OnDisagreement, Rules
 from distill.teacher.clients.completion import Endpoint
 from distill.teacher.clients.cost import Prices
 from distill.teacher.clients.local import LocalConfig
-from distill.teacher.clients.recorded import RecordedConfig, record
+from distill.teacher.clients.recorded import RecordedConfig
 from distill.teacher.clients.replies import Sampling, TeacherSettingsError, TeacherStoppedError
 from distill.teacher.clients.server_config import ServerConfig, Structured
-from distill.teacher.clients.store import ReplyStore
 from distill.teacher.inspect import InspectConfig, inspect
 from distill.teacher.inspect.statistics import Plan
-from distill.teacher.job import wrong
+from distill.teacher.job import files, wrong
 from distill.teacher.job.config import (
     Combine,
     ExtractConfig,
@@ -131,6 +129,7 @@ def run_extract(
     cost_cap: float | None = None,
     store: str = "",
     record_to: str = "",
+    overwrite: bool = False,
     only_wrong: str = "",
     dry_run: bool = False,
 ) -> int:
@@ -163,7 +162,8 @@ def run_extract(
       patience_s: how long to continue while every attempt fails, in seconds.
       requests_per_minute, tokens_per_minute: maximum per minute, as the account allows; default: no limit.
       price_prompt, price_completion: price per million tokens, for the cost so far and the cost cap.
-      record_to: also write all replies to this file, to be replayed later with ``recorded``.
+      record_to: also write all replies to this file, to be replayed later with ``recorded`` and ``model_of_recording``.
+      overwrite: replace files in the place of the outputs that no ``extract`` wrote; an input is never replaced.
       only_wrong: send only the rows that a student answers wrongly on validation: its model directory, or a file of its
         predictions; their ids are written beside the output.
       dry_run: only print the estimated requests, tokens and cost.
@@ -235,6 +235,8 @@ def run_extract(
         combine=combine,
         rules=Rules(on_disagreement=on_disagreement, least_share=least_share, leakage=leakage),
         store=store,
+        record_to=record_to,
+        overwrite=overwrite,
         cost_cap=cost_cap,
     )
     if only_wrong:
@@ -248,6 +250,7 @@ def run_extract(
     if only_wrong:
         ids = rows.beside(output, "wrong.json")
         rows.check_place(output)
+        files.check(config, selected.records, [selected.file])
         wrong.write_ids(selected, ids)
         print(f"ids: {ids}")
     try:
@@ -255,7 +258,7 @@ def run_extract(
     except ExtractionStoppedError as stopped:
         report = dataclasses.replace(stopped.report, stopped="")  # the message includes it
         where = f"failures: {report.outputs['failures']}\n" if report.failures else ""
-        where += f"report: {report.outputs['report']}\n"
+        where += "".join(f"{what}: {path}\n" for what, path in report.outputs.items() if what != "failures")
         print(f"{report}\n{where}distill extract: {stopped}", file=sys.stderr)
         return exit_codes.MISTAKE if stopped.hopeless else exit_codes.STOPPED
     except TeacherStoppedError as stopped:
@@ -264,9 +267,6 @@ def run_extract(
     print(report)
     for what, path in report.outputs.items():
         print(f"{what}: {path}")
-    if record_to:
-        with ReplyStore(config.store_path) as replies:
-            print(f"{counted(record(replies, record_to), 'reply', 'replies')} recorded: {record_to}")
     status, why = _outcome(report)
     if status:
         print(f"distill extract: {why}; see {rows.beside(output, 'failures.jsonl')}", file=sys.stderr)
@@ -304,6 +304,7 @@ def run_inspect(
     rationale_rate: float = 1.0,
     batch_size: int = 64,
     title: str = "",
+    overwrite: bool = False,
 ) -> int:
     """Writes an HTML report of a JSON-lines file of records.
 
@@ -316,6 +317,7 @@ def run_inspect(
       input_length, target_length: planned sequence length in tokens.
       lam, label_rate, rationale_rate, batch_size: setting of the planned run, for its effective λ.
       title: heading of the report.
+      overwrite: replace a file in the place of the output that is no report; an input is never replaced.
 
     Returns:
       0.
@@ -332,7 +334,14 @@ def run_inspect(
         batch_size=batch_size,
     )
     config = InspectConfig(
-        output, inputs=inputs, fields=_fields(field), failures=failures, vocabulary=vocabulary, plan=plan, title=title
+        output,
+        inputs=inputs,
+        fields=_fields(field),
+        failures=failures,
+        vocabulary=vocabulary,
+        plan=plan,
+        title=title,
+        overwrite=overwrite,
     )
     print(inspect(config))
     return 0

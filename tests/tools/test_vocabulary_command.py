@@ -40,6 +40,15 @@ def test_unknown_characters_are_counted_and_named(tmp_path, capsys):
     assert ", fewer than --size=40: the text supports no more" in printed.out
 
 
+def test_the_text_is_not_replaced_by_its_vocabulary(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("a b c\n")
+    command = [f"--input={text}", "--size=30", f"--output={text}", "--overwrite"]
+    assert run(command) == exit_codes.MISTAKE
+    assert f"--output {text} is the input" in capsys.readouterr().err
+    assert text.read_text() == "a b c\n"
+
+
 def test_an_output_is_not_replaced_by_another_vocabulary(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("\n".join(LINES))
     output = tmp_path / "v.model"

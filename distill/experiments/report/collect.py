@@ -10,12 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from distill import outputs
 from distill.experiments.sweep import PLAN, SEED, read_directory
 from distill.training import record, reporting
 from distill.validation import quoted
 
 _NOT_STUDIED = (SEED, "MODEL_DIR", "DATA_DIR")
 _UNNAMED = ("jsonl", "rows", "text")  # DATASET_NAME of rows that no one has named
+SOFTWARE = "distill report"
+"""The name that a report has in its files."""
+_WRITTEN = f" by {SOFTWARE}".encode()
+# Suffix of the page or of a twin → what an earlier one holds.
+_MARKS = {".html": _WRITTEN, ".md": _WRITTEN, ".csv": b"run,test_data,", ".png": f"Software\0{SOFTWARE}".encode()}
+_HEAD = 2**24  # bytes of a file in which its mark is looked for
 _REFERENCE = re.compile(r"@(?:\w+/)*(\w+)\.dataset\(\)")  # of gin, to a data set's function
 
 
@@ -148,12 +155,23 @@ class Collection:
     unfinished: tuple[Unfinished, ...]
 
 
-def check_output(output: Path) -> None:
-    """Raises ReportError if a report cannot be written to a file."""
+def check_output(output: Path, *, overwrite: bool = False) -> None:
+    """Raises ReportError if a report cannot be written to a file.
+
+    Args:
+      output: the HTML file.
+      overwrite: replace files in the place of it and its twins that are no report.
+    """
     if output.suffix != ".html":
         raise ReportError(f"--output must end in .html; got {output}")
     if not output.parent.is_dir():
         raise ReportError(f"the folder of --output does not exist: {output.parent}")
+    for suffix, mark in {} if overwrite else _MARKS.items():
+        is_own = lambda file, mark=mark: mark in file.read(_HEAD)  # noqa: E731
+        try:
+            outputs.check_own("the report", output.with_suffix(suffix), is_own, "distill report")
+        except ValueError as error:
+            raise ReportError(str(error)) from None
 
 
 def collect(paths: Sequence[str | Path]) -> Collection:

@@ -5,6 +5,7 @@ import math
 
 from distill.experiments.report import scales
 from distill.experiments.report.blocks import Document
+from distill.experiments.report.collect import SOFTWARE
 from distill.experiments.report.text import one_line
 
 COLOURS = ("#2f6fb5", "#d1600f", "#2a8a57", "#a23b8c", "#8a6d00", "#c2334d", "#4a5a6a", "#0f8f9f")
@@ -69,7 +70,7 @@ def png(document: Document) -> bytes | None:
         if len(chart.series) > 1:
             axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
     out = io.BytesIO()
-    figure.savefig(out, dpi=110, format="png")
+    figure.savefig(out, dpi=110, format="png", metadata={"Software": SOFTWARE})
     return out.getvalue()
 
 

@@ -339,7 +339,8 @@ def write_report(directory: Path, title: str, console: Console) -> None:
     from distill.experiments.report import analysis, collect, write
 
     try:
-        written = write.write([directory], directory / "report.html", analysis.Options(title=title, data="all"))
+        options = analysis.Options(title=title, data="all")
+        written = write.write([directory], directory / "report.html", options, overwrite=True)
     except collect.ReportError as error:
         console.print(f"no report was written: {error}", highlight=False, markup=False)
         return

@@ -9,7 +9,7 @@ from distill import atomic_files
 from distill.experiments.report import figure, html, limits, markdown, sections, settings, table
 from distill.experiments.report.analysis import Analysis, Options, analyse
 from distill.experiments.report.blocks import Document
-from distill.experiments.report.collect import Collection, Unfinished, check_output, collect
+from distill.experiments.report.collect import SOFTWARE, Collection, Unfinished, check_output, collect
 from distill.experiments.report.text import one_line
 
 
@@ -48,7 +48,7 @@ def build(collection: Collection, options: Options, source: str) -> tuple[Docume
     count = f"{len(kept)} runs" if len(kept) != 1 else "one run"
     data = f" on {len(parts)} sets of test rows" if len(parts) > 1 else f", test data {parts[0].data_name}"
     title = one_line(options.title or f"Report on {source}", 120)
-    subtitle = f"{count}{data} · written {dates} by distill report"
+    subtitle = f"{count}{data} · written {dates} by {SOFTWARE}"
     return Document(title, subtitle, tuple(made), limits.not_shown(collection.unfinished)), analyses
 
 
@@ -57,6 +57,8 @@ def write(
     output: str | Path,
     options: Options = Options(),
     collection: Collection | None = None,
+    *,
+    overwrite: bool = False,
 ) -> Written:
     """Reports on runs.
 
@@ -65,12 +67,13 @@ def write(
       output: the HTML file; its twins have the same name with ``.md``, ``.csv`` and ``.png``.
       options: the user's choices.
       collection: what :func:`~distill.experiments.report.collect.collect` returned for the paths; None reads them.
+      overwrite: replace files in the place of the output and its twins that are no report.
 
     Raises:
       ReportError: no report can be made of these runs; nothing is written.
     """
     output = Path(output)
-    check_output(output)
+    check_output(output, overwrite=overwrite)
     collection = collect(paths) if collection is None else collection
     names = ", ".join(Path(path).resolve().name for path in paths[:3]) + (" …" if len(paths) > 3 else "")
     document, analyses = build(collection, options, names)

@@ -7,7 +7,7 @@ import importlib.resources
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from distill.tasks import metrics
 from distill.tasks.records import Record
@@ -18,6 +18,7 @@ from distill.teacher.inspect.statistics import FLAGS, NORMALIZERS, PERCENTILES, 
 CHUNK = 500
 _MOST_LABELS = 12  # largest confusion matrix shown
 _MOST_CHOICES = 300  # in the label filter
+_GENERATOR = '<meta name="generator" content="distill inspect">'
 _NOT_TROUBLE = ("agrees", "given the answer", "no gold label")
 
 
@@ -99,7 +100,7 @@ def render(
     ]
     data += [_packed(f"failures-{n}", list(failures[n * CHUNK : (n + 1) * CHUNK])) for n in range(failure_chunks)]
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">{_GENERATOR}'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{style}</style></head>\n<body><main>"
@@ -108,6 +109,11 @@ def render(
         + "\n".join(data)
         + f"\n<script>{script}</script></body></html>\n"
     )
+
+
+def is_page(file: BinaryIO) -> bool:
+    """Whether a file holds a page of :func:`render`."""
+    return _GENERATOR.encode() in file.read(1000)
 
 
 def _columns(records: Sequence[Record], stats: Statistics, labels: Sequence[str]) -> dict[str, list[Any]]:

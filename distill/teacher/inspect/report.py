@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from distill import validation
+from distill import outputs, validation
 from distill.counting import counted
 from distill.tasks import jsonl, metrics, sources
 from distill.tasks.dataset import Dataset
@@ -35,6 +35,7 @@ class InspectConfig:
       answer: how labels are compared; by default as the dataset does, as the provenance of the rows
         states, as choices if rows have choices, else as text.
       title: heading; by default the file's or the data set's name.
+      overwrite: replace a file in the place of ``output`` that is no report; an input never is.
     """
 
     output: str
@@ -48,6 +49,7 @@ class InspectConfig:
     plan: Plan = Plan()
     answer: metrics.AnswerKind | None = None
     title: str = ""
+    overwrite: bool = False
 
     def __post_init__(self) -> None:
         given = [name for name in ("inputs", "dataset", "records") if getattr(self, name) not in (None, "")]
@@ -90,9 +92,11 @@ def inspect(config: InspectConfig) -> InspectReport:
     Raises:
       SourceError: a file cannot be used.
       FileNotFoundError: the vocabulary does not exist.
+      ValueError: the output is an input, or, unless ``config.overwrite``, a file that is no report.
     """
     read_report = Report()
     records = list(_records(config, read_report))
+    _check_output(config, records)
     origins = _origins(config)
     failures = _failures(config, read_report)
     answer = _answer(config, records, origins)
@@ -132,6 +136,14 @@ def inspect(config: InspectConfig) -> InspectReport:
     return InspectReport(config.output, os.path.getsize(config.output), stats, rejected)
 
 
+def _check_output(config: InspectConfig, records: Sequence[Record]) -> None:
+    read = dict.fromkeys(str(record.provenance["file"]) for record in records if record.provenance.get("file"))
+    more = [path for path in (_failures_file(config), config.vocabulary) if isinstance(path, str) and path]
+    outputs.check({"the report": config.output}, [*read, *more])
+    if not config.overwrite:
+        outputs.check_own("the report", config.output, page.is_page, "distill inspect")
+
+
 def _records(config: InspectConfig, read_report: Report) -> Iterable[Record]:
     if config.dataset is not None:
         return config.dataset.records(config.split, read_report)
@@ -151,11 +163,16 @@ def _origins(config: InspectConfig) -> dict[int, Mapping[str, Any]]:
     return found
 
 
+def _failures_file(config: InspectConfig) -> str:
+    """The file of failures, given or beside the rows; empty without one."""
+    if config.failures or not config.inputs:
+        return config.failures
+    beside = rows.beside(config.inputs, "failures.jsonl")
+    return str(beside) if beside.is_file() and beside.stat().st_size else ""
+
+
 def _failures(config: InspectConfig, read_report: Report) -> list[dict[str, Any]]:
-    path = config.failures
-    if not path and config.inputs:
-        beside = rows.beside(config.inputs, "failures.jsonl")
-        path = str(beside) if beside.is_file() and beside.stat().st_size else ""
+    path = _failures_file(config)
     if path:
         return [row for _, row in sources.read_rows(path, "failures") if isinstance(row, dict)]
     # The paper's files and JSON lines with raw replies report failures while they are read.

@@ -66,6 +66,10 @@ class ExtractConfig:
         ``separate``: one file each, ``out.<teacher>.jsonl``, for a separate rationale task with a separate prefix.
       rules: which rationales are kept.
       store: path of the reply store; by default in the folder of the output.
+      record_to: also write all replies of the store to this file, to be replayed with
+        :class:`~distill.teacher.clients.recorded.RecordedConfig`; a job that stops early writes it, too.
+      overwrite: replace files in the place of the output, the failures, the report and the recording that no extraction
+        wrote. Those of an earlier one are replaced in any case, and an input never is.
       cost_cap: highest total cost of this job, earlier runs included.
       accept_partial: write the output even if the job stopped early.
       keep_replies: put every raw reply into its row's provenance.
@@ -87,6 +91,8 @@ class ExtractConfig:
     combine: Combine = "merge"
     rules: Rules = Rules()
     store: str = ""
+    record_to: str = ""
+    overwrite: bool = False
     cost_cap: float | None = None
     accept_partial: bool = False
     keep_replies: bool = False

@@ -8,6 +8,7 @@ from distill.teacher.clients import cost
 from distill.teacher.clients.cost import Estimate, Tokenizing
 from distill.teacher.clients.replies import Request, Usage
 from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job import files
 from distill.teacher.job.config import ExtractConfig, TeacherConfig
 from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of
 from distill.teacher.prompts.prompt import Prompt
@@ -24,6 +25,7 @@ def estimate(config: ExtractConfig) -> Estimate:
     """
     prompt = load_prompt(config)
     records, _ = read_records(config)
+    files.check(config, records)
     models = {each.called: each.model_key() for each in config.teachers}
     as_json = {each.called: each.structured not in ("off", "auto") for each in config.teachers}
     requests: dict[str, Request] = {}

@@ -22,10 +22,12 @@ from distill.teacher.assembly.asked import Collected, PromptedRow
 from distill.teacher.assembly.assemble import Assembly, failed_requests
 from distill.teacher.clients.batch import BatchTeacher
 from distill.teacher.clients.cost import Budget
+from distill.teacher.clients.recorded import record
 from distill.teacher.clients.replies import Teacher
 from distill.teacher.clients.server import ServerTeacher
 from distill.teacher.clients.server_config import ServerConfig
 from distill.teacher.clients.store import ReplyStore
+from distill.teacher.job import files
 from distill.teacher.job.collect import Collector
 from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig, listed
 from distill.teacher.job.progress import Progress, State, automatic
@@ -97,6 +99,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
     progress(State())
     records, report.rejected = read_records(config)
     report.read = len(records)
+    files.check(config, records)
     twice = len(records) - len({record.id for record in records})
     if twice:
         report.noticed["two rows with the same id"] = twice
@@ -119,11 +122,13 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
                 labels=labels_of(config, prompt, records),
                 keep_replies=config.keep_replies,
             )
-            groups = _groups(config)
             if config.rationalise != "off" and not collected.stopped:
                 again = _to_rationalise(config, prompt, asked, assembly, collected, models, as_json)
                 collected.update(await collector.collect(request for row in again for request in row.told))
-            _finish(config, report, asked, assembly, collected, groups, collector)
+            _finish(config, report, asked, assembly, collected, files.groups(config), collector)
+            if config.record_to:
+                record(store, config.record_to)
+                report.outputs["recording"] = config.record_to
     finally:
         progress.close()
         for teacher in teachers.values():
@@ -154,14 +159,6 @@ def labels_of(config: ExtractConfig, prompt: Prompt, records: Sequence[Record]) 
         return ()
     declared = config.labels or (config.dataset.labels if config.dataset is not None else None) or ()
     return known_labels(records, declared=declared, worked=[example.label for example in prompt.examples])
-
-
-def _groups(config: ExtractConfig) -> dict[str, tuple[str, ...]]:
-    """Output file → the teachers whose answers it holds."""
-    names = tuple(each.called for each in config.teachers)
-    if config.combine == "merge" or len(names) == 1:
-        return {config.output: names}
-    return {str(rows.beside(config.output, f"{rows.slug(name)}.jsonl")): (name,) for name in names}
 
 
 def _to_rationalise(

@@ -680,3 +680,35 @@ def test_the_parsers_are_those_of_the_paper_layout():
     from distill.teacher.prompts import parsing
 
     assert parsing.parsers is parsers
+
+
+def test_an_extraction_replaces_neither_its_inputs_nor_files_of_others(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"id": f"r{n}", "input": f"q{n}", "label": "billing"}) + "\n" for n in range(3)))
+    mine = tmp_path / "mine.txt"
+    mine.write_text("my notes\n")
+    teacher = recorded(tmp_path / "t.jsonl", ("r0", [say("Why.", "billing")]))
+    before = {path: path.read_bytes() for path in (rows, mine, tmp_path / "t.jsonl")}
+
+    def refused(message, **changes):
+        with pytest.raises(ValueError, match=message):
+            run(tmp_path, None, teacher, inputs=str(rows), limit=1, **changes)
+        assert {path: path.read_bytes() for path in before} == before
+
+    for overwrite in (False, True):
+        settings = {"overwrite": overwrite, "store": str(tmp_path / "s.sqlite")}
+        refused(r"the output .*rows.jsonl is the input", output=str(rows), **settings)
+        refused(r"the recording .*rows.jsonl is the input", record_to=str(rows), **settings)
+        refused(r"the recording .*t.jsonl is the input", record_to=str(tmp_path / "t.jsonl"), **settings)
+        refused("the recording and the output are one file", record_to=str(tmp_path / "out.jsonl"), **settings)
+        refused(r"the store .*rows.jsonl is the input", **settings | {"store": str(rows)})
+    refused("the output .*mine.txt exists, and was not written by `distill extract`", output=str(mine))
+    refused("the recording .*mine.txt exists, and was not written", record_to=str(mine))
+    (tmp_path / "out.report.json").write_text("{}")
+    refused("the report .*out.report.json exists, and was not written")
+    (tmp_path / "out.report.json").unlink()
+    for _ in range(2):  # the second job replaces the files of the first one
+        report = run(tmp_path, None, teacher, inputs=str(rows), limit=2, record_to=str(tmp_path / "again.jsonl"))
+    assert report.written == 2 and report.outputs["recording"] == str(tmp_path / "again.jsonl")
+    run(tmp_path, None, teacher, inputs=str(rows), limit=1, output=str(mine), overwrite=True)
+    assert len(read_lines(mine)) == 1

@@ -51,6 +51,25 @@ def test_the_output_is_checked_first(tmp_path):
             write.write([tmp_path], output)
 
 
+def test_a_report_replaces_reports_and_no_other_file(rates, tmp_path):
+    collection = collect.collect([rates])
+    write.write([rates], tmp_path / "r.html", Options(), collection)
+    for suffix in (".html", ".md", ".csv", ".png"):
+        path = tmp_path / f"r{suffix}"
+        written = path.read_bytes()
+        path.write_bytes(b"run,accuracy\nmine,1\n")
+        with pytest.raises(
+            ReportError, match=f"r{suffix} exists, and was not written by `distill report`.*--overwrite"
+        ):
+            write.write([rates], tmp_path / "r.html", Options(), collection)
+        assert path.read_bytes() == b"run,accuracy\nmine,1\n"
+        path.write_bytes(written)
+        collect.check_output(tmp_path / "r.html")  # that of an earlier report is replaced
+    (tmp_path / "r.md").write_text("mine")
+    write.write([rates], tmp_path / "r.html", Options(), collection, overwrite=True)
+    assert (tmp_path / "r.md").read_text() != "mine"
+
+
 def test_test_rows_with_the_input_of_a_training_row_are_named_beside_the_scores(rates, tmp_path, monkeypatch):
     collection = collect.collect([rates])
     names = ("a.html", "a.md", "a.csv")

@@ -206,6 +206,23 @@ def test_rows_that_are_none_are_reported(tmp_path):
     assert "Left out" in (tmp_path / "x.html").read_text()
 
 
+def test_a_page_replaces_pages_and_neither_its_inputs_nor_files_of_others(tmp_path):
+    rows, mine = tmp_path / "rows.jsonl", tmp_path / "mine.html"
+    rows.write_text('{"input": "q", "label": "a"}\n')
+    mine.write_text("<p>my notes</p>")
+    (tmp_path / "rows.failures.jsonl").write_text('{"id": "r", "reason": "cut off", "raw": ""}\n')
+    for read in (rows, tmp_path / "rows.failures.jsonl"):
+        before = read.read_bytes()
+        with pytest.raises(ValueError, match=r"the report .*jsonl is the input"):
+            inspect(InspectConfig(str(read), inputs=str(rows), overwrite=True))
+        assert read.read_bytes() == before
+    with pytest.raises(ValueError, match=r"mine\.html exists, and was not written by `distill inspect`.* --overwrite"):
+        inspect(InspectConfig(str(mine), inputs=str(rows)))
+    assert mine.read_text() == "<p>my notes</p>"
+    inspect(InspectConfig(str(mine), inputs=str(rows), overwrite=True))
+    assert inspect(InspectConfig(str(mine), inputs=str(rows))).size > 1000
+
+
 def test_without_gold_labels_the_teachers_are_measured():
     rows = [Record(id=f"r{n}", input="a b", llm_label="one two three", rationales=("a b c d e f",)) for n in range(4)]
     stats = compute(rows, ruler(), Plan())
