@@ -3,16 +3,36 @@
 import contextlib
 import contextvars
 import logging
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 from rich.console import Console
 
 STILL_S = 20.0  # seconds between two lines of a stage that takes long
 _wording: contextvars.ContextVar[Callable[[str], str]] = contextvars.ContextVar("wording", default=str)
 _introductions: contextvars.ContextVar[list[set[str]] | None] = contextvars.ContextVar("introductions", default=None)
+_errors: contextvars.ContextVar[TextIO | None] = contextvars.ContextVar("errors", default=None)
 _UNCUT = 100_000  # columns: a pipe or file has no width, and nothing is cut
+
+
+def error(text: str) -> None:
+    """Prints why a command ended as it did, on standard error; :func:`hidden` does not hide it."""
+    print(text, file=_errors.get() or sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def hidden() -> Iterator[None]:
+    """Inside, standard error leads nowhere, except for the lines of :func:`error`."""
+    token = _errors.set(sys.stderr)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            yield
+    finally:
+        _errors.reset(token)
 
 
 def notice(text: str) -> None:

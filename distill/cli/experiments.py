@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,10 +45,10 @@ def exit_code(failures: Mapping[str, str], directory: Path | None = None) -> int
     if not failures:
         return 0
     for name, error in failures.items():
-        print(f"failed: {name}: {error if directory is None else outcomes.brief(error)}", file=sys.stderr)
+        terminal.error(f"failed: {name}: {error if directory is None else outcomes.brief(error)}")
     if directory is not None:
         where = f"{directory}/RUN/{outcomes.FAILURE}"
-        print(f"whole messages: {where}; --retry_failed repeats failed runs", file=sys.stderr)
+        terminal.error(f"whole messages: {where}; --retry_failed repeats failed runs")
     return exit_codes.SOME_FAILED
 
 

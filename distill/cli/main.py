@@ -11,9 +11,9 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.api import paths, tensorflow_log
 from distill.cli import errors, interrupts, runs
 from distill.cli import parser as command_line
@@ -76,15 +76,6 @@ def _has_checkpoint(words: Sequence[str]) -> bool:
         return False
 
 
-@contextlib.contextmanager
-def _quiet(quiet: bool) -> Iterator[None]:
-    """With ``quiet``, progress and warnings, which go to standard error, are not shown. The log of errors is."""
-    with contextlib.ExitStack() as stack:
-        if quiet:
-            stack.enter_context(contextlib.redirect_stderr(stack.enter_context(open(os.devnull, "w"))))
-        yield
-
-
 def command_function(command: str) -> Callable[[argparse.Namespace], int]:
     module, name = COMMANDS[command]
     return getattr(importlib.import_module(f"distill.cli.{module}"), name)
@@ -96,7 +87,8 @@ def _run(options: argparse.Namespace, received: interrupts.Received) -> int:
     def run() -> int:
         for name, value in vars(options).items():
             setattr(options, name, paths.expand_home(value))
-        with _quiet(options.quiet):
+        # Progress and warnings, which go to standard error, are not shown. The log of errors is.
+        with terminal.hidden() if options.quiet else contextlib.nullcontext():
             runs.check_flags(options)
             runs.check_directories(options)
             runs.check_configuration(options)

@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,7 @@ def sweep_command(options: argparse.Namespace) -> int:
         try:
             return _command(options)
         except inputs.Changed as error:
-            print(error, file=sys.stderr)
+            terminal.error(str(error))
             return workers.CHANGED_CODE
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.cli import flags
 from distill.teacher.assembly import rows
 from distill.teacher.assembly.assemble import MISFIT
@@ -259,17 +259,18 @@ def run_extract(
         report = dataclasses.replace(stopped.report, stopped="")  # the message includes it
         where = f"failures: {report.outputs['failures']}\n" if report.failures else ""
         where += "".join(f"{what}: {path}\n" for what, path in report.outputs.items() if what != "failures")
-        print(f"{report}\n{where}distill extract: {stopped}", file=sys.stderr)
+        print(f"{report}\n{where}", end="", file=sys.stderr)
+        terminal.error(f"distill extract: {stopped}")
         return exit_codes.MISTAKE if stopped.hopeless else exit_codes.STOPPED
     except TeacherStoppedError as stopped:
-        print(f"distill extract: {stopped}", file=sys.stderr)
+        terminal.error(f"distill extract: {stopped}")
         return exit_codes.MISTAKE if isinstance(stopped, TeacherSettingsError) else exit_codes.STOPPED
     print(report)
     for what, path in report.outputs.items():
         print(f"{what}: {path}")
     status, why = _outcome(report)
     if status:
-        print(f"distill extract: {why}; see {rows.beside(output, 'failures.jsonl')}", file=sys.stderr)
+        terminal.error(f"distill extract: {why}; see {rows.beside(output, 'failures.jsonl')}")
     return status
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distill import exit_codes
+from distill import exit_codes, terminal
 from distill.cli import next_steps, runs
 from distill.counting import counted
 
@@ -26,7 +26,7 @@ def train_command(options: argparse.Namespace) -> int:
     result = run.run(quiet=runs.is_quiet(options))
     if result.stopped not in (None, "early"):
         advice = exit_codes.CONTINUE if result.step else exit_codes.NOTHING_SAVED
-        print(f"stopped by {result.stopped} at step {result.step}; {advice}", file=sys.stderr)
+        terminal.error(f"stopped by {result.stopped} at step {result.step}; {advice}")
         return exit_codes.STOPPED
     if runs.is_first():
         for name, value in result.test.items():

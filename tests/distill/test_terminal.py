@@ -1,5 +1,6 @@
 """Lines on stderr: who prints, which lines ``quiet`` leaves, and lines of long stages."""
 
+import sys
 import time
 
 import pytest
@@ -15,6 +16,15 @@ def test_lines_and_warnings_go_to_stderr(capsys):
     captured = capsys.readouterr()
     assert captured.err == "[bold]one[/bold] 12\nWARNING two\n"
     assert captured.out == ""
+
+
+def test_hidden_lines_are_not_shown_and_errors_are(capsys):
+    with terminal.hidden():
+        print("progress", file=sys.stderr)
+        Terminal().warn("a warning")
+        terminal.error("why it stopped")
+    terminal.error("and again")
+    assert capsys.readouterr().err == "why it stopped\nand again\n"
 
 
 @pytest.mark.parametrize(

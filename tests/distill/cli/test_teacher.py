@@ -13,6 +13,7 @@ import sys
 import pytest
 
 from distill import exit_codes
+from distill.cli import main
 from distill.cli import teacher as commands
 from distill.teacher.assembly.assemble import MISFIT
 from distill.teacher.job.config import ExtractReport
@@ -182,6 +183,20 @@ def test_a_stopped_job_says_so_and_gives_its_exit_code(refusal, code, why, remed
     told = capsys.readouterr().err
     assert "0 answered now, 0 before, 1 failed, 2 not finished" in told and why in told and remedy in told
     assert f"failed requests: 1 × bad request\nfailures: {tmp_path}/o.failures.jsonl" in told
+
+
+def test_quiet_hides_progress_and_shows_why_a_job_stopped(place, tmp_path, capsys):
+    async def refuse(call_):
+        from tests.distill.teacher.stub_server import error
+
+        return error(402, "no money")
+
+    with serving(refuse) as stub:
+        words = [f"--inputs={place / 'messages.jsonl'}", f"--output={tmp_path / 'o.jsonl'}", "--field=input=message"]
+        words += [f"--prompt={place / 'messages.yaml'}", f"--base_url={stub.url}", "--model=m", "--quiet"]
+        assert main.main(["extract", *words]) == exit_codes.STOPPED
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("distill extract: ") and "requires payment" in captured.err
 
 
 def test_a_job_without_any_request_fails():
