@@ -171,6 +171,7 @@ class Estimate:
       cost, most_cost: in the currency of the prices; None without prices.
       at_least_minutes: duration implied by the limits per minute; None without limits.
       measured: whether tokens per character come from earlier replies of this model.
+      first: the texts of the first request as they are sent; empty without a request.
     """
 
     requests: int
@@ -182,6 +183,7 @@ class Estimate:
     most_cost: float | None = None
     at_least_minutes: float | None = None
     measured: bool = False
+    first: str = ""
 
     def __add__(self, other: "Estimate") -> "Estimate":
         def both(a: float | None, b: float | None) -> float | None:
@@ -198,6 +200,7 @@ class Estimate:
             most_cost=both(self.most_cost, other.most_cost),
             at_least_minutes=max(minutes) if minutes else None,  # teachers run concurrently
             measured=self.measured and other.measured,
+            first=self.first or other.first,
         )
 
     def __str__(self) -> str:
@@ -215,4 +218,6 @@ class Estimate:
         if self.at_least_minutes is not None:
             lines.append(f"at least {self.at_least_minutes:,.1f} minutes at the limits per minute")
         lines.append("tokens per character: " + ("measured on earlier replies" if self.measured else "a guess"))
+        if self.first:
+            lines.append(f"the first request:\n{self.first}")
         return "\n".join(lines)

@@ -174,7 +174,8 @@ def _failures_file(config: InspectConfig) -> str:
 def _failures(config: InspectConfig, read_report: Report) -> list[dict[str, Any]]:
     path = _failures_file(config)
     if path:
-        return [row for _, row in sources.read_rows(path, "failures") if isinstance(row, dict)]
+        failures = [row for _, row in sources.read_rows(path, "failures") if isinstance(row, dict)]
+        return [row for row in failures if row.get("kind") != ROW]
     # The paper's files and JSON lines with raw replies report failures while they are read.
     return [
         {"id": problem.id, "reason": problem.reason, "raw": problem.text}

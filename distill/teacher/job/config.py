@@ -143,7 +143,7 @@ class ExtractReport:
     """Counts of an extraction.
 
     Attributes:
-      read: rows read. ``rejected``: invalid rows of the source, by reason.
+      read: rows read, invalid ones included. ``rejected``: of these, the invalid ones, by reason.
       written: rows written. ``explained``: of these, with a rationale. ``labelled``: of these, with a teacher's label.
       misfits: rows without a request, because their input does not fit the prompt.
       requests, cached, finished, failed: requests of this job (rows with the same input share one); of these, answered in
@@ -152,7 +152,7 @@ class ExtractReport:
       repeated: attempts of this run that failed and were made again, by reason; those of requests that failed are included.
       unreadable: replies without a usable answer or rationale among the answered requests, by reason.
       examples: details of the first failure of each reason, such as the server's message, or else the beginning of the
-        reply; none if there is neither.
+        reply; none if there is neither. Of a rejected row, its file and line.
       dropped: rationales and rows left out, by reason.
       noticed: observations without consequences, by reason.
       compared, agreed: rows with a gold label and a teacher's, and those where they agree.
@@ -234,8 +234,10 @@ class ExtractReport:
             )
         if self.rationalised:
             lines.append(f"{counted(self.rationalised, 'row')} with a rationale written for the given answer")
+        if self.rejected:
+            places = {f"{reason} (first: {self.examples.get(reason, '')})": n for reason, n in self.rejected.items()}
+            lines.append(f"rejected by the source: {listed(places)}")
         for head, counts in (
-            ("rejected by the source", self.rejected),
             ("attempts made again", self.repeated),
             ("failed requests", self.failures),
             ("replies that could not be read", self.unreadable),

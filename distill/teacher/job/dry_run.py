@@ -1,5 +1,7 @@
 """The dry run: an estimate of requests, tokens, cost and time without sending a request."""
 
+import dataclasses
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,8 +12,10 @@ from distill.teacher.clients.replies import Request, Usage
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.job import files
 from distill.teacher.job.config import ExtractConfig, TeacherConfig
-from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of
+from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of, unseen_choices
 from distill.teacher.prompts.prompt import Prompt
+
+_log = logging.getLogger(__name__)
 
 
 def estimate(config: ExtractConfig) -> Estimate:
@@ -22,10 +26,13 @@ def estimate(config: ExtractConfig) -> Estimate:
 
     Raises:
       PromptError, SourceError, StoreError: a file cannot be used.
+      ValueError: a file to be written is an input, or of another program.
     """
     prompt = load_prompt(config)
     records, _ = read_records(config)
     files.check(config, records)
+    if warning := unseen_choices(prompt, records):
+        _log.warning("%s", warning)
     models = {each.called: each.model_key() for each in config.teachers}
     as_json = {each.called: each.structured not in ("off", "auto") for each in config.teachers}
     requests: dict[str, Request] = {}
@@ -44,7 +51,15 @@ def estimate(config: ExtractConfig) -> Estimate:
     total = parts[0]
     for part in parts[1:]:
         total = total + part
-    return total
+    first = next(iter(requests.values()), None)
+    return total if first is None else dataclasses.replace(total, first=_shown(first))
+
+
+def _shown(request: Request) -> str:
+    """The texts of a request as they are sent; those of a chat with their roles."""
+    if request.prompt:
+        return request.prompt
+    return "\n".join(f"[{message.role}] {message.content}" for message in request.messages)
 
 
 def _estimate_one(

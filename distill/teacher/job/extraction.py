@@ -16,7 +16,7 @@ from typing import Any
 
 from distill.counting import counted
 from distill.tasks import metrics
-from distill.tasks.records import Record
+from distill.tasks.records import Problem, Record
 from distill.teacher.assembly import rows
 from distill.teacher.assembly.asked import Collected, PromptedRow
 from distill.teacher.assembly.assemble import Assembly, failed_requests
@@ -31,7 +31,7 @@ from distill.teacher.job import files
 from distill.teacher.job.collect import Collector
 from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig, listed
 from distill.teacher.job.progress import Progress, State, automatic
-from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of
+from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of, unseen_choices
 from distill.teacher.prompts.labels import known_labels
 from distill.teacher.prompts.prompt import Prompt
 from distill.validation import quoted
@@ -97,8 +97,13 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
     progress = progress or automatic()
     report = ExtractReport(prompt=prompt.name, prompt_hash=prompt.hash)
     progress(State())
-    records, report.rejected = read_records(config)
-    report.read = len(records)
+    records, rejected = read_records(config)
+    report.rejected = dict(collections.Counter(problem.reason for problem in rejected).most_common())
+    report.read = len(records) + len(rejected)
+    for problem in rejected:
+        _add_example(report, problem.reason, problem.place(), problem.text)
+    if warning := unseen_choices(prompt, records):
+        _log.warning("%s", warning)
     files.check(config, records)
     twice = len(records) - len({record.id for record in records})
     if twice:
@@ -125,7 +130,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
             if config.rationalise != "off" and not collected.stopped:
                 again = _to_rationalise(config, prompt, asked, assembly, collected, models, as_json)
                 collected.update(await collector.collect(request for row in again for request in row.told))
-            _finish(config, report, asked, assembly, collected, files.groups(config), collector)
+            _finish(config, report, asked, assembly, collected, collector, rejected)
             if config.record_to:
                 record(store, config.record_to)
                 report.outputs["recording"] = config.record_to
@@ -188,9 +193,10 @@ def _finish(
     asked: Sequence[PromptedRow],
     assembly: Assembly,
     collected: Collected,
-    groups: Mapping[str, tuple[str, ...]],
     collector: Collector,
+    rejected: Sequence[Problem],
 ) -> None:
+    groups, invalid = files.groups(config), [_rejected(problem) for problem in rejected]
     state = collector.state
     report.requests, report.cached, report.finished = state.total, state.cached, state.finished
     report.failed, report.stopped = state.failed, collected.stopped
@@ -208,7 +214,7 @@ def _finish(
     if report.stopped and not config.accept_partial:
         # No rows are written. A process that got a signal has seconds left, so no stored reply is read and parsed.
         failed = [each for row in asked for each in failed_requests(row, collected, tuple(prefixes))]
-        rows.write(failures, failed)
+        rows.write(failures, invalid + failed)
         rows.write_json(written, report.to_json())
         return
     records: dict[str, str] = {}
@@ -225,7 +231,7 @@ def _finish(
         _add_example(report, failure["reason"], failure["detail"], failure["raw"])
     report.noticed |= counts["noticed"]
     report.compared, report.agreed, report.rationalised = assembly.compared, assembly.agreed, assembly.rationalised
-    rows.write(failures, assembly.failures)
+    rows.write(failures, invalid + assembly.failures)
     report.outputs = {**records, **report.outputs}
     rows.write_json(written, report.to_json())
     if report.labelled and not report.explained:
@@ -235,6 +241,12 @@ def _finish(
             counted(report.written, "row"),
             f" (dropped: {listed(report.dropped)})" if report.dropped else "",
         )
+
+
+def _rejected(problem: Problem) -> dict[str, Any]:
+    """A rejected row as a line of the file of failures."""
+    where = {"kind": problem.kind, "file": problem.file, "line": problem.line}
+    return {"id": problem.id, **where, "reason": problem.reason, "detail": problem.place(), "raw": problem.text}
 
 
 def _add_example(report: ExtractReport, reason: str, detail: str, raw: str) -> None:

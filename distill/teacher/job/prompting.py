@@ -1,10 +1,10 @@
 """Requests for rows."""
 
-import collections
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+from distill.counting import counted
 from distill.tasks import jsonl
-from distill.tasks.records import Record, Report
+from distill.tasks.records import Problem, Record, Report
 from distill.teacher.assembly.asked import PromptedRow
 from distill.teacher.clients.completion import printable
 from distill.teacher.clients.replies import SCHEMA, Message, Request
@@ -33,11 +33,12 @@ def load_prompt(config: ExtractConfig) -> Prompt:
     return prompt
 
 
-def read_records(config: ExtractConfig) -> tuple[list[Record], dict[str, int]]:
-    """The job's rows, and the number of rejected rows by reason.
+def read_records(config: ExtractConfig) -> tuple[list[Record], list[Problem]]:
+    """The job's rows, and the rows up to the last of them that are rejected.
 
     Raises:
-      SourceError: a file cannot be used.
+      SourceError: a file cannot be used, or no row has a field that ``fields`` names; with a limit, the rows after it are
+        read for that, too.
     """
     read_report = Report()
     source: Iterable[Record]
@@ -48,11 +49,30 @@ def read_records(config: ExtractConfig) -> tuple[list[Record], dict[str, int]]:
     else:
         source = config.records or ()
     records: list[Record] = []
+    rejected: list[Problem] | None = None
     for record in source:
-        if config.limit is not None and len(records) >= config.limit:
+        if config.limit is None or len(records) < config.limit:
+            records.append(record)
+            if len(records) == config.limit:
+                rejected = read_report.rejected
+        elif not config.fields:
             break
-        records.append(record)
-    return records, dict(collections.Counter(problem.reason for problem in read_report.rejected))
+    return records, read_report.rejected if rejected is None else rejected
+
+
+def unseen_choices(prompt: Prompt, records: Sequence[Record]) -> str:
+    """A warning of choices that no request shows; empty if all are in the question or the input."""
+    if "{choices}" in prompt.question:
+        return ""
+    with_choices = [record for record in records if record.choices]
+    unseen = sum(any(choice not in record.input for choice in record.choices) for record in with_choices)
+    if not unseen:
+        return ""
+    return (
+        f"the teacher does not see the choices of {unseen:,} of {counted(len(with_choices), 'row')} that have some: they "
+        f"are not in the input, and 'question' of the prompt {prompt.name} has no {{choices}}; add it, or put them into "
+        "the input, such as --field=input='{question} {choices}'"
+    )
 
 
 def requests_of(

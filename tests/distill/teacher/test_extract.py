@@ -543,7 +543,7 @@ def test_any_source_of_records_will_do(tmp_path, paper_data):
     report = extract(
         ExtractConfig(inputs=str(path), fields={"input": "q", "label": "team"}, **settings), progress=Silent()
     )
-    assert (report.read, sum(report.rejected.values()), report.labelled) == (2, 2, 2)
+    assert (report.read, sum(report.rejected.values()), report.labelled) == (4, 2, 2)
     assert read_lines(tmp_path / "out.jsonl")[1]["provenance"]["line"] == 4
 
     dataset = Dataset("mine", PlainSource(lambda split: iter([Record("x", "text", label="billing")])))
@@ -712,3 +712,41 @@ def test_an_extraction_replaces_neither_its_inputs_nor_files_of_others(tmp_path)
     assert report.written == 2 and report.outputs["recording"] == str(tmp_path / "again.jsonl")
     run(tmp_path, None, teacher, inputs=str(rows), limit=1, output=str(mine), overwrite=True)
     assert len(read_lines(mine)) == 1
+
+
+def test_a_mapped_field_that_no_row_has_is_refused_before_anybody_is_asked(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "a?", "options": ["x", "y"]}\n{"question": "b?", "answer": "x"}\n')
+    settings = {"inputs": str(rows), "limit": 1, "output": str(tmp_path / "out.jsonl"), "prompt": "template"}
+    with serving(good) as stub:
+        for function in (lambda config: extract(config, progress=Silent()), estimate):
+            fields = {"input": "question", "choices": "option"}
+            config = ExtractConfig(teachers=(server(stub),), fields=fields, **settings)
+            with pytest.raises(
+                ValueError, match="no row has the field 'option' that 'choices' is mapped to; did you mean"
+            ):
+                function(config)
+        assert not stub.calls
+        fields = {"input": "question", "label": "answer"}  # the second row has it
+        assert extract(ExtractConfig(teachers=(server(stub),), fields=fields, **settings), progress=Silent()).read == 1
+
+
+def test_a_dry_run_shows_the_first_request_and_warns_of_choices_that_no_request_shows(tmp_path, caplog):
+    records = [Record("r", "Which one?", choices=("red rug", "blue rug")), Record("s", "x or y?", choices=("x", "y"))]
+    settings = {"output": str(tmp_path / "out.jsonl"), "prompt": "template", "records": records}
+    found = str(estimate(ExtractConfig(teachers=(ServerConfig(model="m"),), **settings)))
+    assert "\nthe first request:\n[system]" in found and found.endswith("\n[user] Message: Which one?\nThoughts:")
+    assert "does not see the choices of 1 of 2 rows that have some" in caplog.text
+
+
+def test_rejected_rows_are_counted_and_listed_with_their_lines(tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"id": "r0", "input": "a"}\nno json\n{"id": "r1"}\n{"id": "r2", "input": "b"}\n{"id": "r3"}\n')
+    teacher = recorded(tmp_path / "t.jsonl", *((f"r{n}", [say("Why.", "billing")]) for n in range(4)))
+    report = run(tmp_path, None, teacher, inputs=str(rows))
+    assert str(report).startswith("2 of 5 rows written, ")
+    assert f"2 × the row has no input: field 'input' is absent (first: {rows}:3)" in str(report)
+    listed = [row for row in read_lines(tmp_path / "out.failures.jsonl") if row.get("kind") == "row"]
+    assert [(row["file"], row["line"]) for row in listed] == [(str(rows), line) for line in (2, 3, 5)]
+    limited = run(tmp_path, None, teacher, inputs=str(rows), limit=1)
+    assert (limited.read, limited.rejected) == (1, {})
