@@ -14,7 +14,7 @@ from distill.tasks import arithmetic, metrics, parsers
 from distill.tasks import lengths as measuring
 from distill.tasks.dataset import Dataset, EmptySplitError
 from distill.tasks.json_files import MissingFileError
-from distill.tasks.records import ROW, Problem, Record, Report
+from distill.tasks.records import REPLY, ROW, UNDECIDED, Problem, Record, Report
 from distill.tasks.texts import SINGLE_MARKER
 
 LABEL_PREFIX = "[label] "
@@ -99,6 +99,13 @@ def _labels(record: Record) -> tuple[str | None, str | None]:
     return strict.label or "", parsers.parse(name, reply, record.choices).llm_label
 
 
+def _outcome(record: Record) -> str:
+    """The outcome of a row without a problem: REPLY (failed), UNDECIDED, or "" if the teacher's answer is known."""
+    if record.llm_label is not None or "reply" in record.provenance:
+        return ""
+    return UNDECIDED if record.rationales else REPLY
+
+
 def _single_targets(record: Record, ruler: measuring.Ruler, rationales: Sequence[int]) -> list[int]:
     """Lengths of the targets of ``FORM=single``, "<rationale> So the answer is <label>".
 
@@ -143,22 +150,29 @@ def split_report(
     }
     unknown = {name: tallies.Unknown(ruler) for name in ("input", "label", "rationale", "teacher's label")}
     no_value: list[Record] = []
-    strict_agrees, agrees = tallies.Agreement(), tallies.Agreement()
+    right: dict[str, list[bool]] = {"strict": [], "improved": []}  # of every row with a gold label
     differences: list[dict[str, Any]] = []
     truncated: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
-    rows = replies = parsed = with_label = with_rationale = with_llm_label = known_problems = 0
-    lacking: dict[str, list[Record]] = {"no gold label": [], "no rationale": []}
+    rows = replies = parsed = undecided = failed = with_label = with_rationale = with_llm_label = known_problems = 0
+    lacking: dict[str, list[Record]] = {"no gold label": [], "no rationale": [], "no teacher's label": []}
     for record in dataset.records(split, found):
         rows += 1
         inputs.add(split, record)
         if details:
             lacking["no gold label"] += [record] * (record.label is None)
             lacking["no rationale"] += [record] * (not record.rationales)
-        unread = {problem.id for problem in found.problems[known_problems:] if problem.kind != ROW}
+        of_reply = {problem.id: problem.kind for problem in found.problems[known_problems:] if problem.kind != ROW}
         known_problems = len(found.problems)
         replies += "reply" in record.provenance
-        parsed += "reply" in record.provenance and record.id not in unread
+        outcome = of_reply.get(record.id) or _outcome(record)
+        parsed, undecided, failed = (
+            parsed + (not outcome),
+            undecided + (outcome == UNDECIDED),
+            failed + (outcome == REPLY),
+        )
+        if details and record.llm_label is None and record.id not in of_reply:
+            lacking["no teacher's label"].append(record)
         with_rationale += bool(record.rationales)
         with_llm_label += record.llm_label is not None
         with_label += record.label is not None
@@ -194,10 +208,9 @@ def split_report(
             lengths_cut = [f"{name} {length}" for name, length in cut.items() if length]
             truncated.append({"reason": f"truncated: {', '.join(lengths_cut)} tokens", **_place(record)})
         strict, improved = _labels(record)
-        if record.label is not None and strict is not None:
-            strict_agrees.add(strict_agreement(dataset.answer, record.label, strict))
-        if record.label is not None and (strict is not None or improved is not None):
-            agrees.add(improved is not None and dataset.same_answer(record, improved))
+        if record.label is not None:
+            right["strict"].append(strict is not None and strict_agreement(dataset.answer, record.label, strict))
+            right["improved"].append(improved is not None and dataset.same_answer(record, improved))
         difference = _difference(record)
         if difference is not None:
             reasons.update(difference.reasons)
@@ -212,18 +225,22 @@ def split_report(
                         "gold": record.label,
                     }
                 )
+    taught = bool(replies or with_llm_label)
     result: dict[str, Any] = {
         "rows": rows,
         "rejected": len(found.rejected),
         "replies": replies,
-        "parsed": parsed if replies else with_rationale,
-        "failed": len(found.failed),
-        "undecided": len(found.undecided),
+        "parsed": parsed if taught else 0,
+        "failed": failed if taught else 0,
+        "undecided": undecided if taught else 0,
         "with_label": with_label,
         "with_rationale": with_rationale,
         "with_llm_label": with_llm_label,
         "problems": found.counts(),
-        "agreement": {"strict": strict_agrees.summary(), "improved": agrees.summary()},
+        "agreement": {
+            "strict": tallies.agreement(right["strict"]) if replies else None,
+            "improved": tallies.agreement(right["improved"]) if taught else None,
+        },
         "differences": dict(reasons.most_common()),
         "repeats": inputs.of(split),
         "unknown": {name: counts.summary() for name, counts in unknown.items() if counts.having},
@@ -267,7 +284,7 @@ def report(
       splits: which splits; None: all that a set has, and where validation rows are cut from the training file also
         ``train+validation``, the whole file.
       details: also list every row with a problem (``failures``), every row that strict and improved mode read
-        differently (``differing_rows``), the rows without a gold label or a rationale if others have one
+        differently (``differing_rows``), the rows without a gold label, a rationale or a teacher's label if others have one
         (``lacking``), and those of which a sequence of either task is longer than planned (``truncated``).
       label_prefix, rationale_prefix: prefixes of the inputs.
       encoder_bos: whether BOS precedes the tokens of an input, and counts.
@@ -277,14 +294,15 @@ def report(
 
     Returns:
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
-      ``rejected``, ``replies``, ``parsed`` (replies whose answer was read; without replies, rows with a rationale),
-      ``failed`` (rows whose reply is missing, too), ``undecided``, ``with_label``, ``with_rationale``,
+      ``rejected``, ``replies``, ``parsed`` (rows with a teacher's answer), ``undecided`` (rows with its rationale alone)
+      and ``failed`` (rows with neither; a missing reply, too), which add up to ``rows`` where any row has a teacher's answer
+      or reply and are 0 elsewhere, ``with_label``, ``with_rationale``,
       ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
       :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
       not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are not
       arithmetic; ``first_no_value`` is the first) and ``lengths`` (of inputs and targets of both tasks, and of the targets
-      of ``FORM=single`` with the rationale first). Agreement is over all rows with a gold label, an unreadable teacher
-      label counting as wrong; None without a teacher.
+      of ``FORM=single`` with the rationale first). Agreement is over all rows with a gold label, a row
+      without a teacher's label counting as wrong; None without a teacher, and strict agreement without raw replies.
 
     Raises:
       SourceError: a file cannot be used, or all of a set are missing.

@@ -34,6 +34,7 @@ _COUNTS = {
     "rationale": "with_rationale",
 }
 _REPLIES = {
+    "teacher's label": "with_llm_label",
     "parsed": "parsed",
     "failed": "failed",
     "undecided": "undecided",

@@ -1,6 +1,7 @@
 """What a report on a data set counts: lengths, unknown tokens, agreement."""
 
 import collections
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,17 +60,6 @@ class Unknown:
         return {"texts": self._texts, "unknown": self.having, "characters": dict(named)}
 
 
-class Agreement:
-    """How many of some rows are right."""
-
-    def __init__(self) -> None:
-        self.right = self.rows = 0
-
-    def add(self, right: bool) -> None:
-        """Adds a row."""
-        self.rows += 1
-        self.right += right
-
-    def summary(self) -> dict[str, Any] | None:
-        """``share`` with its interval, and ``rows``; None without rows."""
-        return metrics.share("share", self.right, self.rows) | {"rows": self.rows} if self.rows else None
+def agreement(right: Sequence[bool]) -> dict[str, Any] | None:
+    """The ``share`` of ``rows`` that are right, with its interval; None without rows."""
+    return metrics.share("share", sum(right), len(right)) | {"rows": len(right)} if right else None

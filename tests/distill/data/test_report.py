@@ -85,6 +85,24 @@ def test_parsed_undecided_and_failed_add_up_where_replies_are_missing():
     assert [found[name] for name in ("rows", "replies", "parsed", "undecided", "failed")] == [5, 3, 1, 1, 3]
 
 
+def test_the_rows_of_an_extraction_have_one_outcome_each_and_agreement_is_over_all_gold_labels(tmp_path):
+    rows = [{"input": f"q{n}", "label": "yes", "llm_label": "yes", "rationales": ["why"]} for n in range(3)]
+    rows[2]["llm_label"] = "no"
+    rows += [{"input": "q3", "label": "yes", "rationales": ["why"]}, {"input": "q4", "label": "yes", "rationales": []}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test.jsonl").write_text('{"input": "q5", "label": "no"}\n')
+    files = {"train": path, "test": tmp_path / "test.jsonl"}
+    mine = jsonl.dataset(files, name="mine", validation_fraction=0.0)
+    found = data_report.report([mine], BYTES, details=True)["sets"]["mine"]
+    names = ("rows", "with_llm_label", "parsed", "undecided", "failed")
+    assert [found["train"][name] for name in names] == [5, 3, 3, 1, 1]
+    assert (found["train"]["agreement"]["improved"]["share"], found["train"]["agreement"]["strict"]) == (0.4, None)
+    lacking = [row["line"] for row in found["train"]["lacking"] if row["reason"] == "no teacher's label"]
+    assert lacking == [4, 5]
+    assert [found["test"][name] for name in names] == [1, 0, 0, 0, 0] and found["test"]["agreement"]["improved"] is None
+
+
 def test_lengths_count_prefix_and_eos_and_what_would_be_cut(dataset):
     found = data_report.report([dataset], BYTES, {"inputs": 11, "targets": 5})["sets"]["places"]["train"]
     assert "failures" not in found

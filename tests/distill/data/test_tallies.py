@@ -27,10 +27,7 @@ def test_characters_are_counted_once_per_text_and_the_frequent_come_first():
 
 
 def test_agreement_is_a_share_with_an_interval_of_wilson():
-    found = tallies.Agreement()
-    assert found.summary() is None
-    for right in (True, True, False, True):
-        found.add(right)
-    summary = found.summary()
-    assert (summary["share"], summary["rows"]) == (0.75, 4)
+    assert tallies.agreement([]) is None
+    summary = tallies.agreement([True, True, False, True])
+    assert summary is not None and (summary["share"], summary["rows"]) == (0.75, 4)
     assert summary["share_low"] == pytest.approx(0.3006, abs=1e-4)
