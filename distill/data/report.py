@@ -295,8 +295,8 @@ def report(
     Returns:
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
       ``rejected``, ``replies``, ``parsed`` (rows with a teacher's answer), ``undecided`` (rows with its rationale alone)
-      and ``failed`` (rows with neither; a missing reply, too), which add up to ``rows`` where any row has a teacher's answer
-      or reply and are 0 elsewhere, ``with_label``, ``with_rationale``,
+      and ``failed`` (rows with neither; a missing reply, too), which add up to ``rows``, and are 0 in a split without any
+      teacher's label or reply, ``with_label``, ``with_rationale``,
       ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
       :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
       not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are not

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distill.tasks import metrics
-from distill.tasks.records import Record
+from distill.tasks.records import REPLY, UNDECIDED, Record
 from distill.teacher.assembly import rows, selection, voting
 from distill.teacher.assembly.asked import Collected, PromptedRow
 from distill.teacher.assembly.selection import Rules, Sieve
@@ -32,7 +32,8 @@ class Assembly:
       keep_replies: put raw replies into the provenance.
 
     Attributes:
-      failures: one JSON object per unreadable reply, per failed request and per input without a request, in each row.
+      failures: one JSON object per unreadable reply, per failed request and per input without a request, in each row;
+        its ``kind`` is ``undecided`` for a reply with a rationale and no answer, and else ``reply``.
       compared, agreed: rows with gold label and vote; those where they agree.
       rationalised: rows with a rationale for a given answer.
     """
@@ -173,7 +174,7 @@ class Assembly:
 
     def _notice(self, row: PromptedRow) -> None:
         if row.misfit:
-            self.failures.append(_failure(row.record, Failure(MISFIT, row.misfit), {}))
+            self.failures.append(_failure(row.record, Failure(MISFIT, row.misfit), {"kind": REPLY}))
         texts = (row.record.input, *row.record.choices)
         if any(self.prompt.imitates_template(text) for text in texts):
             self._noticed["the input has lines that look like the prompt's own (indented in the prompt)"] += 1
@@ -224,7 +225,8 @@ class Assembly:
         for purpose, group in (("explain", answers), ("rationalise", told)):
             for answer in group:
                 if answer.said.failure is not None:
-                    where = {"teacher": answer.teacher, "sample": answer.sample, "purpose": purpose}
+                    kind = UNDECIDED if answer.said.rationale else REPLY
+                    where = {"kind": kind, "teacher": answer.teacher, "sample": answer.sample, "purpose": purpose}
                     self.failures.append(_failure(record, answer.said.failure, where))
         self.failures += failed_requests(row, collected, teachers)
 
@@ -275,7 +277,9 @@ def failed_requests(row: PromptedRow, collected: Collected, teachers: Sequence[s
     """One JSON object per failed request of a row to the teachers. Reads no stored reply."""
     return [
         _failure(
-            row.record, failure, {"teacher": request.teacher, "sample": request.sample, "purpose": request.purpose}
+            row.record,
+            failure,
+            {"kind": REPLY, "teacher": request.teacher, "sample": request.sample, "purpose": request.purpose},
         )
         for request in (*row.requests, *row.told)
         if request.teacher in teachers and (failure := collected.failures.get(request.key)) is not None

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
+from distill.counting import counted
 from distill.tasks import metrics
 from distill.tasks.records import Record
 from distill.teacher.assembly.provenance import Summary
@@ -168,8 +169,9 @@ def _tiles(stats: Statistics) -> str:
         )
     if stats.told:
         tiles.append(("given the answer", f"{stats.told:,}", of(stats.told)))
-    total = sum(stats.failures.values())
-    tiles.append(("failed replies", f"{total:,}", f"{len(stats.failures)} reasons" if total else "none"))
+    tiles.append(("failed replies", f"{stats.failed:,}", "neither answer nor rationale" if stats.failed else "none"))
+    if stats.undecided:
+        tiles.append(("undecided replies", f"{stats.undecided:,}", "a rationale and no answer"))
     for each in stats.lengths:
         if each.limit is not None:
             tiles.append((f"{each.name} cut", f"{each.truncated:.2%}", f"at {each.limit:,} {stats.unit.split(' ')[0]}"))
@@ -208,8 +210,9 @@ def _agreement_section(stats: Statistics) -> str:
         parts.append('<p class="none">no row has both a gold label and a teacher\'s label</p>')
     else:
         parts.append(
-            f"<p>Teacher and gold agree on {stats.agreed:,} of {stats.compared:,} rows that have both; "
-            f"{stats.rows - stats.compared:,} rows do not.</p>"
+            f"<p>Of the {counted(stats.compared, 'row')} with both labels, teacher and gold agree on {stats.agreed:,} and "
+            f"disagree on {stats.compared - stats.agreed:,}; {stats.rows - stats.compared:,} of all {stats.rows:,} rows "
+            "lack one of the labels.</p>"
         )
         names = list(dict.fromkeys([*stats.gold_balance, *stats.teacher_balance]))
         if len(names) <= _MOST_LABELS:
@@ -294,7 +297,10 @@ def _quality_section(stats: Statistics) -> str:
         )
     total = sum(stats.failures.values())
     if total:
-        parts.append(f"<h3>failed replies by reason</h3>{bars(stats.failures, long=True)}")
+        parts.append(
+            f"<h3>replies without an answer by reason: {stats.failed:,} failed, {stats.undecided:,} undecided</h3>"
+            f"{bars(stats.failures, long=True)}"
+        )
     if not (stats.repeated or stats.leaks or total):
         parts.append('<p class="none">no rationale is shared, none leaks, no reply failed</p>')
     return "".join(parts) + "</section>"

@@ -12,7 +12,7 @@ from distill.counting import counted
 from distill.tasks import jsonl, metrics, sources
 from distill.tasks.dataset import Dataset
 from distill.tasks.lengths import ruler
-from distill.tasks.records import ROW, Record, Report
+from distill.tasks.records import ROW, UNDECIDED, Record, Report
 from distill.teacher.assembly import provenance, rows
 from distill.teacher.inspect import page, statistics
 from distill.teacher.inspect.statistics import Plan, Statistics
@@ -82,7 +82,8 @@ class InspectReport:
         agreement = f", teacher agrees on {stats.agreed / stats.compared:.1%}" if stats.compared else ""
         return (
             f"{self.path}: {counted(stats.rows, 'row')}, {stats.explained:,} with a rationale{agreement}, "
-            f"{counted(sum(stats.failures.values()), 'failed reply', 'failed replies')} ({self.size / 2**20:.1f} MiB)"
+            f"{counted(stats.failed, 'failed reply', 'failed replies')}, "
+            f"{counted(stats.undecided, 'undecided reply', 'undecided replies')} ({self.size / 2**20:.1f} MiB)"
         )
 
 
@@ -109,7 +110,8 @@ def inspect(config: InspectConfig) -> InspectReport:
         plan,
         answer=answer,
         provenance=[origins.get(record.provenance.get("line", -1), {}) for record in records],
-        failed=collections.Counter(str(failure.get("id", "")) for failure in failures),
+        failed=[str(failure.get("id", "")) for failure in failures if failure.get("kind") != UNDECIDED],
+        undecided=[str(failure.get("id", "")) for failure in failures if failure.get("kind") == UNDECIDED],
         failures=dict(collections.Counter(str(failure.get("reason", "")) for failure in failures).most_common()),
     )
     rejected = dict(collections.Counter(problem.reason for problem in read_report.rejected))
@@ -178,7 +180,7 @@ def _failures(config: InspectConfig, read_report: Report) -> list[dict[str, Any]
         return [row for row in failures if row.get("kind") != ROW]
     # The paper's files and JSON lines with raw replies report failures while they are read.
     return [
-        {"id": problem.id, "reason": problem.reason, "raw": problem.text}
+        {"id": problem.id, "kind": problem.kind, "reason": problem.reason, "raw": problem.text}
         for problem in read_report.problems
         if problem.kind != ROW
     ]

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from distill.data import repeats
@@ -21,6 +21,7 @@ FLAGS = (
     "no rationale",
     "given the answer",
     "failed reply",
+    "undecided reply",
     "input cut",
     "target cut",
     "input twice",
@@ -126,7 +127,8 @@ class Statistics:
       duplicate_inputs: rows whose input another row has; ``contradictions``: of these, rows whose gold labels differ.
       repeated: the most frequent rationales that several rows share.
       leaks: kind → rationales.
-      failures: reason → number.
+      failed, undecided: replies with neither answer nor rationale, failed requests included; replies with a rationale and
+        no answer. ``failures``: reason → number, of both.
       effective: normaliser → (paired, mixed) effective λ.
       flags: one list of flag numbers per row.
       row_lengths: (input, label, longest rationale) per row.
@@ -153,6 +155,8 @@ class Statistics:
     contradictions: int = 0
     repeated: list[tuple[str, int]] = dataclasses.field(default_factory=list)
     leaks: dict[str, int] = dataclasses.field(default_factory=dict)
+    failed: int = 0
+    undecided: int = 0
     failures: dict[str, int] = dataclasses.field(default_factory=dict)
     effective: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
     flags: list[list[int]] = dataclasses.field(default_factory=list)
@@ -176,7 +180,8 @@ def compute(
     *,
     answer: metrics.AnswerKind = "text",
     provenance: Sequence[Mapping[str, Any]] = (),
-    failed: Mapping[str, int] | None = None,
+    failed: Collection[str] = (),
+    undecided: Collection[str] = (),
     failures: Mapping[str, int] | None = None,
     marker: str = "So the answer is",
 ) -> Statistics:
@@ -188,11 +193,15 @@ def compute(
       plan: the planned training settings.
       answer: how labels are compared.
       provenance: of each row, as ``extract`` writes it, or empty.
-      failed: record id → number of its failed replies.
-      failures: reason → number.
+      failed: the record id of every failed reply.
+      undecided: the record id of every undecided reply.
+      failures: reason → number, of both.
       marker: an answer marker that a rationale must not contain.
     """
-    stats = Statistics(ruler.unit, rows=len(records), failures=dict(failures or {}))
+    stats = Statistics(
+        ruler.unit, rows=len(records), failed=len(failed), undecided=len(undecided), failures=dict(failures or {})
+    )
+    with_failed, with_undecided = {*failed}, {*undecided}
     inputs, labels, rationales = _measure(stats, records, ruler, plan)
     known = repeats.Repeats()
     input_keys = [known.add("rows", record) for record in records]
@@ -209,7 +218,8 @@ def compute(
             "no gold label": record.label is None,
             "no rationale": not record.rationales,
             "given the answer": told,
-            "failed reply": bool(failed and record.id in failed),
+            "failed reply": record.id in with_failed,
+            "undecided reply": record.id in with_undecided,
             "input cut": plan.inputs is not None and inputs[n] > plan.inputs,
             "target cut": plan.targets is not None and max([labels[n], *rationales[n]]) > plan.targets,
             "input twice": known.rows_with("rows", input_keys[n]) > 1,

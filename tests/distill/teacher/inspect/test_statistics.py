@@ -34,7 +34,13 @@ def test_balance_agreement_duplicates_and_flags():
     ]
     origin = [{}, {"votes": 2, "voters": 3}, {}, {"rationalised": True}]
     stats = compute(
-        records, WORDS, Plan(inputs=3, targets=5), provenance=origin, failed={"2": 1}, failures={"cut off": 1}
+        records,
+        WORDS,
+        Plan(inputs=3, targets=5),
+        provenance=origin,
+        failed=["2"],
+        undecided=["1"],
+        failures={"cut off": 2},
     )
     assert (stats.rows, stats.labelled, stats.answered, stats.explained, stats.told) == (5, 4, 4, 4, 1)
     assert stats.gold_balance == {"no": 2, "yes": 1, "(b) x": 1} and stats.positions == {"b": 1}
@@ -44,7 +50,8 @@ def test_balance_agreement_duplicates_and_flags():
     assert stats.repeated == [("a b c d", 2)]
     assert stats.rationales == {0: 1, 1: 3, 2: 1} and stats.shares == [pytest.approx(2 / 3)]
     assert flags_of(stats, 0) == {"agrees", "input twice", "rationale twice"}
-    assert flags_of(stats, 1) == {"disagrees", "input twice", "rationale twice"}
+    assert flags_of(stats, 1) == {"disagrees", "input twice", "rationale twice", "undecided reply"}
+    assert (stats.failed, stats.undecided) == (1, 1)
     assert flags_of(stats, 2) == {"no teacher label", "no rationale", "failed reply"}
     assert flags_of(stats, 3) == {"no gold label", "given the answer", "leak"}
     assert flags_of(stats, 4) == {"disagrees", "leak", "target cut"}
@@ -221,6 +228,25 @@ def test_a_page_replaces_pages_and_neither_its_inputs_nor_files_of_others(tmp_pa
     assert mine.read_text() == "<p>my notes</p>"
     inspect(InspectConfig(str(mine), inputs=str(rows), overwrite=True))
     assert inspect(InspectConfig(str(mine), inputs=str(rows))).size > 1000
+
+
+def test_the_numbers_of_a_page_add_up(tmp_path):
+    rows = [{"id": f"r{n}", "input": f"q{n}", "label": "yes", "llm_label": "no" if n else "yes"} for n in range(3)]
+    rows[2].pop("llm_label")
+    reasons = [
+        ("r1", "undecided", "no label"),
+        ("r2", "reply", "cut off"),
+        ("r2", "undecided", "no label"),
+        ("", "row", "x"),
+    ]
+    failures = [{"id": id, "kind": kind, "reason": reason, "raw": ""} for id, kind, reason in reasons]
+    for name, values in (("rows.jsonl", rows), ("rows.failures.jsonl", failures)):
+        (tmp_path / name).write_text("".join(json.dumps(value) + "\n" for value in values))
+    found = inspect(InspectConfig(str(tmp_path / "p.html"), inputs=str(tmp_path / "rows.jsonl")))
+    assert "1 failed reply, 2 undecided replies" in str(found)
+    page = (tmp_path / "p.html").read_text()
+    assert "Of the 2 rows with both labels, teacher and gold agree on 1 and disagree on 1; 1 of all 3 rows lack" in page
+    assert "replies without an answer by reason: 1 failed, 2 undecided" in page
 
 
 def test_without_gold_labels_the_teachers_are_measured():
