@@ -76,6 +76,8 @@ def most(request: Request, tokenizing: Tokenizing) -> Usage:
 class Budget:
     """Keeps the cost of a job below a cap: a running request counts at its highest possible cost until its usage is known.
 
+    A server that writes more tokens than requested can exceed the cap by the running requests.
+
     Args:
       cap: highest total cost of the job's replies; None: no cap.
     """

@@ -113,6 +113,7 @@ class LocalTeacher:
         self.name = config.called
         self.model = config.model_key()
         self.parallel = 2 * config.batch_size
+        self.running: int | None = None
         self.give_up_after: int | None = 3 * config.batch_size
         self.grace_s = 600.0
         self._torch = torch

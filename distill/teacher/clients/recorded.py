@@ -70,6 +70,7 @@ class RecordedTeacher:
         self.config = config
         self.name = config.name
         self.parallel = 64
+        self.running: int | None = None
         self.give_up_after: int | None = None
         self.grace_s = 10.0
         self._by_key: dict[str, dict[str, Any]] = {}

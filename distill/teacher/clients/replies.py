@@ -270,6 +270,11 @@ class Teacher(Protocol):
         ...
 
     @property
+    def running(self) -> int | None:
+        """The number of requests that were sent and have no reply yet; None: all that :meth:`ask` works on."""
+        ...
+
+    @property
     def give_up_after(self) -> int | None:
         """The number of consecutive failed requests after which the job stops; None: no limit."""
         ...

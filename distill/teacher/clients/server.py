@@ -131,6 +131,11 @@ class ServerTeacher:
         """Closes all connections."""
         await self.client.close()
 
+    @property
+    def running(self) -> int | None:
+        """The requests on their way; others wait at the gate, or for their next attempt."""
+        return self.gate.active
+
     async def wants_json(self, store: ReplyStore) -> bool:
         """Whether replies are requested as JSON.
 

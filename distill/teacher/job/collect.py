@@ -31,6 +31,9 @@ from distill.teacher.job.progress import Progress, Silent, State
 
 _log = logging.getLogger(__name__)
 _LOOKED_UP = 10_000  # stored replies in memory at once
+_MUCH = 1.5  # a reply has at most this many times the requested tokens: counts of servers differ a little
+CAP_REACHED = "the cost cap is reached"
+"""The beginning of :attr:`~distill.teacher.assembly.asked.Collected.stopped` of a job that may spend no more."""
 _DISCARDED = "discarded "  # prefix of the store's notes on charged attempts without a reply, by request key
 
 
@@ -66,7 +69,18 @@ class Collector:
         self._stopped = asyncio.Event()
         self._stop = ""
         self._hopeless = False
+        self._working: collections.Counter[str] = collections.Counter()  # teacher → requests that it has received
+        self._warned: set[str] = set()  # teachers whose replies are longer than requested
         self._waiting = 0  # running requests whose next attempt waits for room in the budget
+
+    def _show(self) -> None:
+        """Displays the state, with the number of requests that the teachers work on now."""
+        self.state.active = sum(
+            number if (running := self.teachers[name].running) is None else min(number, running)
+            for name, number in self._working.items()
+            if number
+        )
+        self.progress(self.state)
 
     async def wants_json(self, teacher: Teacher) -> bool:
         """Asks a teacher whether its replies are JSON; attempts that a test request makes again are counted.
@@ -119,7 +133,7 @@ class Collector:
                 teacher.halt()
             graces = [each.grace_s for each in self.teachers.values() if not isinstance(each, BatchTeacherBase)]
             self.state.waits_until = time.monotonic() + max(graces, default=0.0)
-            self.progress(self.state)
+            self._show()
         self._stopped.set()
         self._settled.set()
 
@@ -135,7 +149,7 @@ class Collector:
         todo: dict[str, list[Request]] = collections.defaultdict(list)
         for request in self.lookup(requests):
             todo[request.teacher].append(request)
-        self.progress(self.state)
+        self._show()
         with _on_interrupt(self.stop), self._ticking():
             crews = [self._crew(self.teachers[name], batch, result) for name, batch in todo.items()]
             await asyncio.gather(*crews)
@@ -149,7 +163,7 @@ class Collector:
         async def tick() -> None:
             while True:
                 await asyncio.sleep(1.0)
-                self.progress(self.state)
+                self._show()
 
         ticking = asyncio.create_task(tick())
         try:
@@ -192,7 +206,7 @@ class Collector:
             if not await self._may_spend(risk):
                 return
             self.budget.reserve(risk)
-            self.state.active += 1
+            self._working[teacher.name] += 1
             discarded = functools.partial(self._discard, request)
             reserved = Reservation(self.budget, risk, self._may_try_again, discarded, self._repeated)
             cost.reservation.set(reserved)
@@ -200,9 +214,9 @@ class Collector:
                 await self._ask(teacher, request, reserved, streak, result)
             finally:
                 cost.reservation.set(None)
-                self.state.active -= 1
+                self._working[teacher.name] -= 1
                 self._settled.set()
-                self.progress(self.state)
+                self._show()
 
     async def _ask(
         self, teacher: Teacher, request: Request, reserved: Reservation, streak: "_Streak", result: Collected
@@ -294,9 +308,24 @@ class Collector:
             await self.store.put(outcome, record=request.record_id, teacher=request.teacher, sample=request.sample)
             self._count(request, outcome, batch=True)
             self.state.finished += 1
-        self.progress(self.state)
+        self._show()
+
+    def _warn_of_length(self, request: Request, usage: Usage | None) -> None:
+        """Warns once of a reply with more tokens than requested: the server ignores the limit, costs have no bound."""
+        most = request.sampling.max_tokens * request.samples
+        if usage is not None and usage.completion_tokens > _MUCH * most and request.teacher not in self._warned:
+            self._warned.add(request.teacher)
+            _log.warning(
+                "teacher %s: a reply has %s tokens by the server's count, and at most %s were requested (--max_tokens): "
+                "the server ignores this limit, so costs can exceed the estimate%s",
+                request.teacher,
+                f"{usage.completion_tokens:,}",
+                f"{most:,}",
+                "" if self.budget.cap is None else " and the cost cap",
+            )
 
     def _count(self, request: Request, reply: Reply, batch: bool | None = None) -> None:
+        self._warn_of_length(request, reply.usage)
         self.tokenizing[request.model].learn(request, reply.usage)
         if reply.usage is None:
             self.budget.perhaps_spent += self._risk(request)
@@ -341,7 +370,7 @@ class Collector:
     async def _may_spend(self, risk: float) -> bool:
         """Whether an attempt may start; waits while running requests may free budget, and otherwise stops the job."""
         while not self.budget.fits(risk):
-            if self.state.active == self._waiting:
+            if self._working.total() == self._waiting:
                 self.stop(self._over_budget(risk))
             if self._stop:
                 return False
@@ -352,7 +381,11 @@ class Collector:
     def _over_budget(self, risk: float) -> str:
         budget = self.budget
         spent = f"{cost.amount(budget.spent)}{cost.perhaps(budget.perhaps_spent)} of {cost.amount(budget.cap or 0.0)}"
-        return f"the cost cap is reached: {spent} is spent, the next request may cost {cost.amount(risk)}"
+        least = cost.amount(budget.spent + budget.perhaps_spent + risk)
+        return (
+            f"{CAP_REACHED}: {spent} is spent, the next request may cost {cost.amount(risk)} and needs a cap of at least "
+            f"{least}"
+        )
 
 
 @dataclasses.dataclass

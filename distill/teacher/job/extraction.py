@@ -28,7 +28,7 @@ from distill.teacher.clients.server import ServerTeacher
 from distill.teacher.clients.server_config import ServerConfig
 from distill.teacher.clients.store import ReplyStore
 from distill.teacher.job import files
-from distill.teacher.job.collect import Collector
+from distill.teacher.job.collect import CAP_REACHED, Collector
 from distill.teacher.job.config import ExtractConfig, ExtractionStoppedError, ExtractReport, TeacherConfig, listed
 from distill.teacher.job.progress import Progress, State, automatic
 from distill.teacher.job.prompting import load_prompt, prompted, read_records, requests_of, unseen_choices
@@ -144,6 +144,7 @@ async def extract_async(config: ExtractConfig, *, progress: Progress | None = No
             f"{report.stopped}\n{report.cached + report.finished:,} of {report.requests:,} requests are answered and "
             f"stored in {config.store_path}; "
             + ("correct that, and run the command again" if collected.hopeless else "run the same command again")
+            + (" with a larger cap (--cost_cap)" if report.stopped.startswith(CAP_REACHED) else "")
             + f" to send the other {missing:,}",
             report,
             collected.hopeless,

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 
 import pytest
 from aiohttp import web
@@ -193,3 +194,31 @@ def test_what_would_end_the_same_way_is_not_asked_again(tmp_path, message, finis
     assert len(stub.calls) == calls
     assert report.usage["m"].completion_tokens == 50 * calls
     assert sum(report.unreadable.values()) == 1
+
+
+def test_a_reached_cap_names_a_larger_one_and_a_server_that_ignores_the_limit_is_warned_of(tmp_path, caplog):
+    async def long(call):
+        return web.json_response(body(GOOD, tokens=5000))
+
+    with serving(long) as stub, pytest.raises(ExtractionStoppedError) as stopped:
+        run(stub, tmp_path, cost_cap=160.0)
+    assert len(stub.calls) == 2, "one at the server, and one that had its share of the cap"
+    words = "10,000.00 of 160.00 is spent, the next request may cost 50.00 and needs a cap of at least 10,050.00"
+    assert words in str(stopped.value) and "again with a larger cap (--cost_cap) to send the other 8" in str(
+        stopped.value
+    )
+    warned = [record.message for record in caplog.records if "ignores this limit" in record.message]
+    assert len(warned) == 1 and "a reply has 5,000 tokens by the server's count, and at most 50 were" in warned[0]
+
+
+def test_only_requests_that_were_sent_are_shown_as_running(tmp_path):
+    told: list[str] = []
+
+    async def slow(call):
+        await asyncio.sleep(0.02)
+        return web.json_response(body(GOOD))
+
+    with serving(slow) as stub:
+        run(stub, tmp_path, number=12, concurrency=2, progress=told.append)
+    running = [int(found[1]) for found in (re.search(r"(\d+) running", line) for line in told) if found]
+    assert running and max(running) <= 2
