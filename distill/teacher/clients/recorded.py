@@ -24,9 +24,12 @@ class RecordedConfig:
     Attributes:
       path: JSON lines. A row is found by its ``key`` (of the request), or else by its ``id`` (of the record),
         ``sample`` (default 0) and ``purpose`` (default ``explain``); it holds the ``reply`` or ``replies`` (samples 0,
-        1, …), and perhaps ``finish``, ``model`` and ``usage`` (``[prompt tokens, completion tokens]``).
+        1, …), and perhaps ``finish``, ``notes`` (of replies without text, as
+        :attr:`~distill.teacher.clients.replies.Candidate.note`), ``model`` and ``usage`` (``[prompt tokens, completion
+        tokens]``).
       name: the teacher's name in this job.
-      model: by default derived from the file's content, so that another recording gives other request keys.
+      model: of the recorded teacher; needed for rows found by key, which is of the request to that model. By default derived
+        from the file's content, so that another recording gives other request keys.
       sampling, structured, prices, prefix: those of the recorded teacher.
       endpoint: form of the request; affects only rows found by key.
     """
@@ -89,6 +92,15 @@ class RecordedTeacher:
             raise SourceError(
                 f"{self.config.path}:{line}: expected 'reply' (text) or 'replies' (a list of texts); got {quoted(row, 200)}"
             )
+        notes = row.get("notes", [""] * len(replies))
+        if (
+            not isinstance(notes, list)
+            or len(notes) != len(replies)
+            or not all(isinstance(note, str) for note in notes)
+        ):
+            raise SourceError(
+                f"{self.config.path}:{line}: 'notes' must be a list of texts, one per reply; got {quoted(notes)}"
+            )
         sample, usage = row.get("sample", 0), row.get("usage")
         if type(sample) is not int or sample < 0:
             raise SourceError(f"{self.config.path}:{line}: 'sample' must be a whole number ≥ 0; got {quoted(sample)}")
@@ -98,11 +110,11 @@ class RecordedTeacher:
                 f"{self.config.path}:{line}: 'usage' must be [prompt tokens, completion tokens]; got {quoted(usage)}"
             )
         if isinstance(row.get("key"), str):
-            self._by_key[row["key"]] = row | {"replies": replies}
+            self._by_key[row["key"]] = row | {"replies": replies, "notes": notes}
         elif row.get("id") is not None:
             for offset, reply in enumerate(replies):
                 where = (str(row["id"]), sample + offset, str(row.get("purpose", "explain")))
-                self._by_row[where] = row | {"replies": [reply]}
+                self._by_row[where] = row | {"replies": [reply], "notes": [notes[offset]]}
         else:
             raise SourceError(
                 f"{self.config.path}:{line}: expected 'id' or 'key'; got the fields {', '.join(map(str, row)):.200}"
@@ -127,19 +139,32 @@ class RecordedTeacher:
                 for s in wanted
                 if (where := (request.record_id, s, request.purpose)) in self._by_row
             ]
-        texts = [text for row in rows for text in row["replies"]]
+        texts = [pair for row in rows for pair in zip(row["replies"], row["notes"], strict=True)]
         if len(texts) < request.samples:
-            raise RequestFailedError(
-                "not recorded", f"{request.purpose} {request.record_id!r}, sample {request.sample}"
-            )
+            what = f"{request.purpose} {request.record_id!r}, sample {request.sample}"
+            raise RequestFailedError("not recorded", what + self._hint())
         usages = [Usage(*row["usage"]) for row in rows if row.get("usage")]
         finish = finish_of(rows[0].get("finish"))
         return Reply(
             key=request.key,
-            candidates=tuple(Candidate(printable(text), finish) for text in texts[: request.samples]),
+            candidates=tuple(Candidate(printable(text), finish, note) for text, note in texts[: request.samples]),
             model=str(rows[0].get("model", self.model)),
             usage=sum(usages[1:], usages[0]) if usages else None,
             date=str(rows[0].get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")),
+        )
+
+    def _hint(self) -> str:
+        """What may be wrong where replies are found by key and no key fits."""
+        if not self._by_key:
+            return ""
+        if not self.config.model:
+            return (
+                f"; {self.config.path} holds replies by the key of their request, which includes the model: give "
+                "--model_of_recording, the --model that was recorded"
+            )
+        return (
+            f"; {self.config.path} holds replies by the key of their request: the model ({self.config.model}), the prompt, the "
+            "rows and the sampling settings must be those of the recording"
         )
 
     def halt(self) -> None:
@@ -164,6 +189,11 @@ def record(store: ReplyStore, path: str | pathlib.Path) -> int:
                 "teacher": teacher,
                 "sample": sample,
                 "replies": [candidate.text for candidate in reply.candidates],
+                **(
+                    {"notes": [each.note for each in reply.candidates]}
+                    if any(each.note for each in reply.candidates)
+                    else {}
+                ),
                 "finish": reply.candidates[0].finish,
                 "model": reply.model,
                 "date": reply.date,
