@@ -213,7 +213,18 @@ def test_a_file_with_any_line_is_written_by_the_printed_plan(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     made = plan.Plan([[plan.File("a b.yaml", "EOF\n$HOME\nEOF_\n")]])
     subprocess.run(["bash", "-c", made.shell()], check=True, timeout=20)
-    assert Path("a b.yaml").read_text() == "EOF\n$HOME\nEOF_\n"
+    assert Path("a b.yaml").read_text() == "# Written by distill launch.\nEOF\n$HOME\nEOF_\n"
+
+
+def test_a_plan_replaces_its_own_files_and_no_other(tmp_path):
+    path = tmp_path / "task.yaml"
+    made = plan.Plan([[plan.File(str(path), "a: 1\n")]])
+    for _ in range(2):
+        assert plan.run(made) == 0
+    path.write_text("mine: 1\n")
+    with pytest.raises(ValueError, match=r"task.yaml exists, and was not written by `distill launch`"):
+        plan.run(made)
+    assert path.read_text() == "mine: 1\n"
 
 
 # The tools' own parsers. None of them is needed by this project; put a virtual environment's bin on the PATH to run these.

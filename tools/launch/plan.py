@@ -1,12 +1,13 @@
 """Commands to run and files to write: shown as a shell script, or executed."""
 
 import dataclasses
+import itertools
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 
-from distill import atomic_files
+from distill import atomic_files, outputs
 from distill.exit_codes import SOME_FAILED
 from distill.tools.launch import quoting
 from distill.tools.launch.job import RESTART_CODES
@@ -33,16 +34,28 @@ class Command:
         return text if self.stdin is None else f"{text} {_heredoc(self.stdin)}"
 
 
+_MARK = "# Written by distill launch.\n"
+
+
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A text to write before the commands after it run."""
+    """A text to write before the commands after it run; begins with a comment that says what wrote it."""
 
     path: str
     text: str
 
     def shell(self) -> str:
         """The shell text that writes it."""
-        return f"cat > {quoting.words([self.path])} {_heredoc(self.text)}"
+        return f"cat > {quoting.words([self.path])} {_heredoc(_MARK + self.text)}"
+
+    def check(self) -> None:
+        """Raises ValueError if the path holds another file than an earlier one of this command."""
+        is_own = lambda file: file.read(len(_MARK)) == _MARK.encode()  # noqa: E731
+        outputs.check_own("the file", self.path, is_own, "distill launch", remedy="delete it")
+
+    def write(self) -> None:
+        """Writes the file."""
+        atomic_files.replace(self.path, _MARK + self.text)
 
 
 def _heredoc(text: str) -> str:
@@ -81,15 +94,19 @@ def run(plan: Plan) -> int:
 
     Raises:
       FileNotFoundError: a program is missing; gives the way to install it. Nothing was run or written then.
+      ValueError: a file to be written exists, and is none of this command. Nothing was run or written then.
     """
     for program in dict.fromkeys(command.arguments[0] for command in plan.commands()):
         if shutil.which(program) is None:
             raise FileNotFoundError(f"{program} is not on the PATH; {HOW_TO_GET.get(program, 'install it')}")
+    for item in itertools.chain(*plan.steps):
+        if isinstance(item, File):
+            item.check()
     worst = 0
     for step in plan.steps:
         for item in step:
             if isinstance(item, File):
-                atomic_files.replace(item.path, item.text)
+                item.write()
                 print(f"wrote {item.path}", file=sys.stderr)
         codes = _run_together([item for item in step if isinstance(item, Command)])
         failed = [code for code in codes if code != 0]

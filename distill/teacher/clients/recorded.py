@@ -28,8 +28,8 @@ class RecordedConfig:
         :attr:`~distill.teacher.clients.replies.Candidate.note`), ``model`` and ``usage`` (``[prompt tokens, completion
         tokens]``).
       name: the teacher's name in this job.
-      model: of the recorded teacher; needed for rows found by key, which is of the request to that model. By default derived
-        from the file's content, so that another recording gives other request keys.
+      model: of the recorded teacher; needed for rows found by key, which is of the request to that model. By default
+        derived from the file's content, so that another recording gives other request keys.
       sampling, structured, prices, prefix: those of the recorded teacher.
       endpoint: form of the request; affects only rows found by key.
     """
@@ -145,9 +145,10 @@ class RecordedTeacher:
             raise RequestFailedError("not recorded", what + self._hint())
         usages = [Usage(*row["usage"]) for row in rows if row.get("usage")]
         finish = finish_of(rows[0].get("finish"))
+        candidates = [Candidate(printable(text), finish, printable(note)) for text, note in texts[: request.samples]]
         return Reply(
             key=request.key,
-            candidates=tuple(Candidate(printable(text), finish, note) for text, note in texts[: request.samples]),
+            candidates=tuple(candidates),
             model=str(rows[0].get("model", self.model)),
             usage=sum(usages[1:], usages[0]) if usages else None,
             date=str(rows[0].get("date") or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")),
@@ -163,8 +164,8 @@ class RecordedTeacher:
                 "--model_of_recording, the --model that was recorded"
             )
         return (
-            f"; {self.config.path} holds replies by the key of their request: the model ({self.config.model}), the prompt, the "
-            "rows and the sampling settings must be those of the recording"
+            f"; {self.config.path} holds replies by the key of their request: the model ({self.config.model}), the prompt, "
+            "the rows and the sampling settings must be those of the recording"
         )
 
     def halt(self) -> None:
@@ -189,11 +190,7 @@ def record(store: ReplyStore, path: str | pathlib.Path) -> int:
                 "teacher": teacher,
                 "sample": sample,
                 "replies": [candidate.text for candidate in reply.candidates],
-                **(
-                    {"notes": [each.note for each in reply.candidates]}
-                    if any(each.note for each in reply.candidates)
-                    else {}
-                ),
+                "notes": [candidate.note for candidate in reply.candidates],
                 "finish": reply.candidates[0].finish,
                 "model": reply.model,
                 "date": reply.date,
