@@ -10,6 +10,7 @@ reads as the published code does (see :mod:`distill.tasks.paper_parsers`); other
 - CommonsenseQA: the option *letter* directly after the marker is the answer, spelled as the row spells that choice;
   without a letter, the choice's own text. The published code takes the text after the letter, and so gets "aquarium or",
   "Australia" and "washington d.c". Letters of several options without their texts, "(b) or (d)", are no answer.
+- A reply that names another answer at a further marker, or corrects itself ("(a) oak... no, (b) otter"), is undecided.
 - Equations: the whole expression is the answer, not only its bracketed part ("(67 * 66) / 6"), without units and thousands
   separators; of ``e = value`` the left side, if both agree. The answer may follow "####", as in GSM8K.
   Unknowns, pairs and words have no value and are not equations.
@@ -91,19 +92,19 @@ def _cut(reply: str, markers: Sequence[str], stop: re.Pattern[str]) -> tuple[str
     return reply_text.split_at_marker(reply, markers)
 
 
-_LETTERED = re.compile(r"\(\s*([A-Za-z])\s*\)")
+_LETTERED = re.compile(r"[(（]\s*([A-Za-z])\s*[)）]")
 # An option's letter as models write it: "b)", "[b]", "B.", "b:", "b - harbour", "B" alone. "a harbour" has an article.
 _LETTER = re.compile(
     r"(?:(?:the\s+)?(?:correct\s+|right\s+)?(?:option|choice|letter|answer)\s*:?\s*)?"
-    r"(?:\(\s*(?P<round>[A-Za-z])\s*\)|\[\s*(?P<square>[A-Za-z])\s*\]|(?P<plain>[A-Za-z])(?=\s*(?:[).:,\]]|[-–—]\s|\n|\Z)))",
+    r"(?:[(（]\s*(?P<round>[A-Za-z])\s*[)）]|\[\s*(?P<square>[A-Za-z])\s*\]|(?P<plain>[A-Za-z])(?=\s*(?:[).:,\]]|[-–—]\s|\n|\Z)))",
     re.IGNORECASE,
 )
 # A second option directly after a letter: "or (d)", "/d", ", (d)", "(d)"; after a comma or in the same line, in brackets.
 _ALSO = re.compile(
-    r"[\s),.;\]]*(?:\b(?:and/or|and|or)\b|[&/|])\s*"
-    r"(?:(?:the|either|maybe|perhaps|possibly|option|choice|letter)\s+)*[(\[]?\s*(?P<joined>[A-Za-z])\b"
-    r"|[^\S\n]*[),.;\]]*[^\S\n]*[(\[][^\S\n]*(?P<beside>[A-Za-z])[^\S\n]*[)\]]"
-    r"|[).\]]?[^\S\n]*,[^\S\n]*(?P<listed>[A-Za-z])[^\S\n]*(?:[).,\]]|\Z)",
+    r"[\s)）,.;\]]*(?:\b(?:and/or|and|or)\b|[&/|])\s*"
+    r"(?:(?:the|either|maybe|perhaps|possibly|option|choice|letter)\s+)*[(（\[]?\s*(?P<joined>[A-Za-z])\b"
+    r"|[^\S\n]*[)）,.;\]]*[^\S\n]*[(（\[][^\S\n]*(?P<beside>[A-Za-z])[^\S\n]*[)）\]]"
+    r"|[)）.\]]?[^\S\n]*,[^\S\n]*(?P<listed>[A-Za-z])[^\S\n]*(?:[)）.,\]]|\Z)",
     re.IGNORECASE,
 )
 _ARTICLE = re.compile(r"\A(?:the|an?|option|choice)\s+", re.IGNORECASE)
@@ -113,14 +114,49 @@ def read_choice(reply: str, choices: Sequence[str]) -> Parsed:
     r"""Multiple choice: the option after "So the answer is", by its letter or by its text.
 
     All of these name the same option: ``(b) harbour``, ``: **(b)**``, ``b) harbour``, ``B.``, ``option (b)``,
-    ``$\boxed{b}$``, ``harbour.``
+    ``$\boxed{b}$``, ``harbour.``, ``probably (b)``. Without a marker, "Thus, (b) harbour is the answer" names it, too.
     """
-    halves = _cut(reply, ("So the answer is",), _NEXT_QUESTION) or reply_text.split_at_box(reply)
+    halves = _cut(reply, _CHOICE_MARKERS, _NEXT_QUESTION) or reply_text.split_at_box(reply)
     if halves is None:
-        return Parsed("", None, failed=_NO_MARKER)
+        return _read_inverted(reply, choices)
     rationale, answer = halves
     if not rationale:
         return Parsed("", None, failed=_NO_RATIONALE)
+    parsed = _read_option(rationale, answer, choices)
+    later = [_read_option(rationale, text, choices).label for text in reply_text.later_answers(answer, _CHOICE_MARKERS)]
+    return unless_another(parsed, later, metrics.same_text)
+
+
+_CHOICE_MARKERS = ("So the answer is",)
+_ANOTHER = "another answer at a further marker, or a correction"
+_INVERTED = re.compile(
+    r"\b(?:so|thus|hence|therefore|consequently),?\s+([^.\n]{1,200}?)\s+(?:is|must\s+be|would\s+be|should\s+be)\s+the\s+"
+    r"(?:(?:correct|right|best|final|most\s+likely)\s+)?(?:answer|choice|option)\b",
+    re.IGNORECASE,
+)
+
+
+def unless_another(parsed: Parsed, later: Sequence[str | None], same: Callable[[str, str], bool]) -> Parsed:
+    """``parsed``, undecided if one of the ``later`` labels is another answer; None among them is no answer."""
+    label = parsed.label
+    if label is None or all(one is None or same(one, label) for one in later):
+        return parsed
+    return Parsed(parsed.rationale, None, undecided=_ANOTHER)
+
+
+def _read_inverted(reply: str, choices: Sequence[str]) -> Parsed:
+    """Reads the last "Thus, (b) harbour is the answer" of a reply without a marker."""
+    found = _NEXT_QUESTION.search(reply)
+    reply = reply[: found.start()] if found else reply
+    last = next(iter([*_INVERTED.finditer(reply)][-1:]), None)
+    rationale = "" if last is None else reply_text.without_rule(reply[: last.start()])
+    parsed = _read_option(rationale, last[1], choices) if last is not None and rationale else None
+    return Parsed("", None, failed=_NO_MARKER) if parsed is None or parsed.label is None else parsed
+
+
+def _read_option(rationale: str, answer: str, choices: Sequence[str]) -> Parsed:
+    """The option that the text after a marker names."""
+    answer = reply_text.without_adverb(answer)
     if not re.search(r"\w", answer):
         return Parsed(rationale, None, failed=_BREAKS_OFF)
     leading = _LETTERED.match(answer)
@@ -152,7 +188,7 @@ def parse_choice(answer: str, choices: Sequence[str]) -> str | None:
     return read_choice(f"x So the answer is {answer}", choices).label
 
 
-_AROUND = " ).:,]-–—"  # between an option's letter and its text
+_AROUND = " )）.:,]-–—"  # between an option's letter and its text
 _SEVERAL = "several options, none of them first"
 _LETTERS = "several option letters without their texts"
 
@@ -194,6 +230,7 @@ def _named(text: str, choices: Sequence[str]) -> str | None:
 
 
 _HASHES = "####"
+_EQUATION_MARKERS = ("The answer is",)
 
 
 def _at_hashes(reply: str) -> tuple[str, str] | None:
@@ -221,7 +258,7 @@ def read_equation(reply: str, choices: Sequence[str] = ()) -> Parsed:
     value than theirs. GSM8K's marks for a calculator, ``<<6*8=48>>``, are removed.
     """
     reply = reply_text.without_calculations(reply)
-    halves = _cut(reply, ("The answer is",), _NEXT_QUESTION) or reply_text.split_at_box(reply)
+    halves = _cut(reply, _EQUATION_MARKERS, _NEXT_QUESTION) or reply_text.split_at_box(reply)
     hashes = _at_hashes(reply)
     if hashes is not None and (halves is None or _overrules(hashes[1], halves[1])):
         halves = hashes
@@ -232,7 +269,10 @@ def read_equation(reply: str, choices: Sequence[str] = ()) -> Parsed:
         return Parsed("", None, failed=_NO_RATIONALE)
     equation, trouble = expression_of(answer)
     if equation is not None:
-        return Parsed(rationale, equation)
+        later = [] if halves is hashes else reply_text.later_answers(answer, _EQUATION_MARKERS)
+        return unless_another(
+            Parsed(rationale, equation), [expression_of(text)[0] for text in later], arithmetic.same_value
+        )
     cleaned = clean_equation(answer)
     # An answer that begins on the next line is complete; one without any digit or word is not.
     if not re.search(r"\w", answer) or cleaned.count("(") > cleaned.count(")"):
@@ -245,12 +285,18 @@ _NLI_WORD = re.compile(r"\b(entailment|neutral|contradiction)\b", re.IGNORECASE)
 _NEGATION = re.compile(r"\b(?:not|cannot|never|no(?!,)|non|without|neither|nor|or)\b|n['’]t\b", re.IGNORECASE)
 
 
-def _read_nli(halves: tuple[str, str] | None) -> Parsed:
+def _read_nli(halves: tuple[str, str] | None, markers: Sequence[str]) -> Parsed:
     if halves is None:
         return Parsed("", None, failed=_NO_MARKER)
     rationale, answer = halves
     if not rationale:
         return Parsed("", None, failed=_NO_RATIONALE)
+    later = reply_text.later_answers(answer, markers)
+    named = [reply_text.first_of(reply_text.undecorated(text), NLI_LABELS) for text in later]
+    return unless_another(_read_nli_label(rationale, answer), named, metrics.same_text)
+
+
+def _read_nli_label(rationale: str, answer: str) -> Parsed:
     if not re.search(r"\w", answer):
         return Parsed(rationale, None, failed=_BREAKS_OFF)
     line = next(line for line in answer.split("\n") if re.search(r"\w", line))
@@ -267,14 +313,18 @@ def _read_nli(halves: tuple[str, str] | None) -> Parsed:
     return Parsed(rationale, named)
 
 
+_ESNLI_MARKERS = ("Answer:",)
+_ANLI_MARKERS = ("So the answer is", "The answer is")
+
+
 def read_esnli(reply: str, choices: Sequence[str] = ()) -> Parsed:
     """e-SNLI: rationale before "Answer:", label after it."""
-    return _read_nli(_cut(reply, ("Answer:",), _NEXT_PREMISE))
+    return _read_nli(_cut(reply, _ESNLI_MARKERS, _NEXT_PREMISE), _ESNLI_MARKERS)
 
 
 def read_anli(reply: str, choices: Sequence[str] = ()) -> Parsed:
     """ANLI: rationale before "So the answer is" (or "The answer is"), label after it."""
-    return _read_nli(_cut(reply, ("So the answer is", "The answer is"), _NEXT_PREMISE))
+    return _read_nli(_cut(reply, _ANLI_MARKERS, _NEXT_PREMISE), _ANLI_MARKERS)
 
 
 _READERS: Mapping[str, Reader] = {

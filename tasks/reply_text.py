@@ -134,6 +134,7 @@ _ANSWER_IS = re.compile(
     r"\b(?:the|my)[\s*_]{1,8}(?:(?:final|correct|right|best|most\s+likely)[\s*_]{1,8})?answer[\s*_]{1,8}(?:is|would\s+be|should\s+be)\b"
     r"|(?:(?<=\n)|\A)[\s*_#>]{0,16}(?:final[\s*_]{1,8}|my[\s*_]{1,8})?answer[\s*_]{0,8}:"
     r"|\b(?:final)[\s*_]{1,8}answer[\s*_]{0,8}:"
+    r"|(?:\*\*|__)answer\s{0,4}(?::\s{0,4}(?:\*\*|__)|(?:\*\*|__)\s{0,4}:)"
     r"|(?:(?<=\n)|\A)#{1,6}[ *_]{1,8}(?:final[ *_]{1,8})?answer[ *_:]{0,8}(?=\n)",
     re.IGNORECASE,
 )
@@ -170,6 +171,29 @@ def _loose(marker: str) -> str:
     words = r"[\s*_]{1,8}".join(re.escape(word) for word in marker.removesuffix(":").split())
     ends = r"[\s*_]{0,8}:" if marker.endswith(":") else r"(?!\w)"
     return rf"{_SO}(?<!\w){words}{ends}"
+
+
+_CORRECTS = (
+    r"\b(?:no\b(?=\s{0,4}[,.:;!…–—-])|(?:wait|hmm|actually|sorry|correction|scratch\s+that|or\s+rather|i\s+mean)\b)"
+    r"[\s,.:;!…–—-]{1,8}(?:it(?:\s+is|['’]s|\s+(?:should|must)\s+be)\s+)?"
+)
+
+
+def later_answers(answer: str, markers: Sequence[str], *, others: bool = True) -> list[str]:
+    """The texts in which a reply may answer again: after each further marker, and after words that correct an answer.
+
+    Args:
+      answer: the text after the first marker.
+      markers: the markers of the prompt.
+      others: whether the usual markers and words of correction ("no,", "wait", "actually") count, too.
+
+    >>> later_answers("(a) oak... no, (b) otter. So the answer is (b).", ["So the answer is"])
+    ['(b) otter.', '(b).']
+    """
+    patterns = [*map(_loose, markers), *([_ANSWER_IS.pattern, _CORRECTS] if others else [])]
+    found = [*re.finditer("|".join(patterns), answer, re.IGNORECASE)]
+    ends = [*(one.start() for one in found[1:]), len(answer)]
+    return [answer[one.end() : end].strip() for one, end in zip(found, ends)]
 
 
 def split_at_box(text: str) -> tuple[str, str] | None:
@@ -228,6 +252,22 @@ _PAIRS = (
     ("_", "_"),
 )
 _OPENERS = tuple("*_`\"'“‘«$\\")
+_CERTAIN = re.compile(
+    r"\A(?:(?:(?:most|very|quite)\s+)?(?:probably|likely|clearly|definitely|certainly|obviously|surely|evidently|undoubtedly)"
+    r"[\s,:]{1,4}){1,3}",
+    re.IGNORECASE,
+)
+
+
+def without_adverb(answer: str) -> str:
+    """``answer`` without a leading adverb that leaves one answer.
+
+    >>> without_adverb("most likely (b)"), without_adverb("probably (b) otter")
+    ('(b)', '(b) otter')
+    """
+    return _CERTAIN.sub("", answer)
+
+
 _TAG = re.compile(r"</?(?:answer|final_answer|final|response|output|b|strong|em|i|label|code)>", re.IGNORECASE)
 _LEADING = re.compile(r"\A(?:\s|:(?![()D])|(?:[-–—•>#*=]+)\s)+")
 _STRAY = re.compile(r"\A(?:\*\*|__|`+|\*)|(?:\*\*|__|`+|\*)\Z")
@@ -296,7 +336,8 @@ def label_text(answer: str, tail: str = ".", known: Sequence[str] = ()) -> str:
     """
     line = next((line for line in answer.split("\n") if re.search(r"\w", line)), answer.split("\n")[0]).strip()
     by_case = {label.casefold(): label for label in known}
-    named = first_of(undecorated(line, tuple(by_case)), known)
+    plain = undecorated(line, tuple(by_case))
+    named = first_of(plain, known) or first_of(undecorated(without_adverb(plain)), known)
     if named is not None:
         return named
     candidate = undecorated(line)

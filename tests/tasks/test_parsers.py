@@ -63,6 +63,7 @@ def test_an_answer_that_is_not_there_fails():
         assert (read.failed, read.rationales) == ("the reply breaks off within its answer", ())
 
 
+ANOTHER = "another answer at a further marker, or a correction"
 HARBOUR = ("attic", "harbour", "oven", "pocket", "stable")
 
 
@@ -73,7 +74,9 @@ HARBOUR = ("attic", "harbour", "oven", "pocket", "stable")
         "$\\boxed{b}$.", "Harbour", "a harbour.", "the harbour", "[b]", "b", "B: harbour", "B - harbour", "b. harbour",
         "Option B: harbour.",
         "\n\n**B. harbour**", "`(b)`", "(b).</s>", "\\boxed{\\text{(b) harbour}}", "the letter b",
-        "harbour, because boats float.",
+        "harbour, because boats float.", "probably (b) harbour.", "clearly harbour", "most likely (b)", "（b）harbour",
+        "(b) harbour. So the answer is harbour.", "(b) harbour. No other place will do.", "(b). Thus, the answer is (b).",
+        "(b) harbour. Wait, pocket is small.",
         ': "harbour".', "(B)", "b) harbour. Let me know if you need more!", "(b) harbour.<|eot_id|>", "**b**",
     ],
 )  # fmt: skip
@@ -129,6 +132,45 @@ def test_a_letter_is_an_answer_where_no_other_one_follows_directly(answer):
     assert (read.llm_label, read.undecided) == ("harbour", None)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "(a) attic.\n\nWait, boats are big. So the answer is (b) harbour.", "(a) attic... no, (b) harbour.",
+        "attic. Sorry, harbour", "(a). Therefore, the answer is (b).", "（a）. No, （b）",
+    ],
+)  # fmt: skip
+def test_a_reply_that_answers_twice_is_undecided(answer):
+    read = parse("cqa", f"Boats float. So the answer is {answer}", HARBOUR)
+    assert (read.rationales, read.llm_label, read.undecided) == (("Boats float.",), None, ANOTHER)
+    invented = parse(
+        "cqa", "Boats float. So the answer is (b) harbour.\n\nQ: What?\nA: So the answer is (a) attic.", HARBOUR
+    )
+    assert invented.llm_label == "harbour"
+
+
+@pytest.mark.parametrize("end", ["Thus, (b) or (d) is the answer.", "Thus, a boat is the best choice.", "(b) is one."])
+def test_other_words_around_no_single_option_are_no_marker(end):
+    assert parse("cqa", f"Boats float. {end}", HARBOUR).failed == "no answer marker"
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "label"),
+    [
+        ("svamp", "The answer is (5 + 1). Wait. The answer is (6 + 1).", None),
+        ("svamp", "The answer is 5... no, 6.", None),
+        ("svamp", "The answer is (5 + 1). So the answer is 6.", "(5 + 1)"),
+        ("esnli", "Answer: neutral... no, contradiction", None),
+        ("esnli", "Answer: neutral.\n\nHmm. Answer: contradiction", None),
+        ("esnli", "Answer: neutral. No, contradiction would need more.", "neutral"),
+        ("anli1", "So the answer is neutral. So the answer is entailment.", None),
+    ],
+)
+def test_equations_and_labels_that_are_corrected_are_undecided(name, answer, label):
+    read = parse(name, f"It is so. {answer}")
+    assert (read.rationales, read.llm_label) == (("It is so.",), label)
+    assert read.undecided == (None if label else ANOTHER)
+
+
 def test_a_letter_in_a_choice_is_no_option_letter():
     names = ("d. h. lawrence", "a. a. milne", "b", "c")
     assert parse("cqa", "A poet. So the answer is a. a. milne.", names).llm_label == "a. a. milne"
@@ -141,7 +183,8 @@ def test_a_letter_in_a_choice_is_no_option_letter():
         "Therefore, the answer is (b) harbour.", "**Final Answer:** (b) harbour", "\n\n**So the answer is (b) harbour.**",
         "So the **answer** is (b).", "so the answer is (b)", "The correct answer is: (b)", "\n\nAnswer: B",
         "\n\n### Answer\n\n(b) harbour", "\n\n## **Final answer:**\nharbour", "\n---\n*So the answer is b*",
-        "Thus, the final answer is $\\boxed{b}$.", "$\\boxed{b}$",
+        "Thus, the final answer is $\\boxed{b}$.", "$\\boxed{b}$", "**Answer:** (b) harbour", "__Answer__: B",
+        "Thus, (b) harbour is the answer.", "So harbour must be the correct answer.",
     ],
 )  # fmt: skip
 def test_other_words_in_front_of_an_answer(end):
@@ -178,7 +221,7 @@ def test_thoughts_are_not_the_reasons_and_their_answers_not_the_answer():
 def test_strict_needs_exactly_one_marker():
     reply = "First. So the answer is (a) x. No. So the answer is (b) pond."
     assert parse("cqa", reply, CHOICES, mode="strict").failed
-    assert parse("cqa", reply, CHOICES).llm_label == "aquarium"
+    assert parse("cqa", reply, CHOICES).undecided == ANOTHER
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,16 @@ def _read_by_template(prompt: Prompt, text: str, choices: Sequence[str], labels:
     rationale, answer = halves
     if not rationale:
         return Parsed("", None, failed="no rationale before the marker")
+    parsed = _read_answer(prompt, rationale, answer, choices, labels)
+    if parsed.undecided or parsed.failed:
+        return parsed
+    later = reply_text.later_answers(answer, (prompt.marker,), others=bool(choices or labels))
+    read = [_read_answer(prompt, rationale, one, choices, labels) for one in later]
+    return parsers.unless_another(parsed, [None if one.undecided else one.label for one in read], metrics.same_text)
+
+
+def _read_answer(prompt: Prompt, rationale: str, answer: str, choices: Sequence[str], labels: Sequence[str]) -> Parsed:
+    """The label in the text after a marker."""
     if choices:
         label = reply_text.label_text(answer, prompt.tail, choices)
         named = metrics.match_choice(label, choices) or parsers.parse_choice(answer, choices)

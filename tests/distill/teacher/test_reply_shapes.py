@@ -192,3 +192,22 @@ def test_labels_outside_the_known_ones_are_undecided():
     assert parsing.read_candidate(prompt, outside, RECORD).label == "accounts"
     spelled = Candidate("It wants money back. So the answer is **Billing**. Let me know!")
     assert parsing.read_candidate(prompt, spelled, RECORD, labels=labels).label == "billing"
+
+
+@pytest.mark.parametrize(
+    ("answer", "label"),
+    [
+        ("billing... no, sales.", None),
+        ("billing. Wait. So the answer is sales.", None),
+        ("billing.\nSo the answer is billing.", "billing"),
+        ("billing. Actually, technical repairs nothing here.", "billing"),
+        ("probably sales.", "sales"),
+    ],
+)
+def test_a_reply_to_a_template_that_answers_twice_is_undecided(answer, label):
+    prompt, labels = templates.load("template"), ("billing", "technical", "sales")
+    read = parsing.read_text(prompt, f"It is so. So the answer is {answer}", labels=labels)
+    assert (read.rationales, read.label) == (("It is so.",), label)
+    assert read.undecided == (None if label else "another answer at a further marker, or a correction")
+    free = parsing.read_text(prompt, "It is so. So the answer is spain. Hm. So the answer is france.")
+    assert (free.label, free.undecided) == (None, "another answer at a further marker, or a correction")
