@@ -18,7 +18,7 @@ from distill.checkpoints import huggingface
 from distill.checkpoints.huggingface import tokenizer_files
 from distill.checkpoints.manager import restore_student
 from distill.counting import counted
-from distill.inference import infer, model_directory
+from distill.inference import answering, infer, model_directory
 from distill.inference import student as students
 from distill.inference.answering import Answering
 from distill.inference.decoder import DecodeConfig
@@ -42,16 +42,18 @@ class Answer:
     """A student's answer to one input.
 
     Attributes:
-      text: the answer.
+      text: the answer; empty with an ``error``.
       score: its log-probability under the student, nats (of the whole target if the student reasons first).
       rationale: the reasoning, if it was decoded.
       probabilities: of each choice, given that the answer is one of them, if it was chosen.
+      error: why the student's text has no answer; None if it has one.
     """
 
     text: str
     score: float
     rationale: str | None = None
     probabilities: tuple[float, ...] | None = None
+    error: str | None = None
 
 
 class Student:
@@ -106,6 +108,8 @@ class Student:
     ) -> list[Answer]:
         """Answers inputs in their order. Warns, once, how many are truncated, untrained in length, or of unknown tokens.
 
+        It also warns how many have no answer (``error``), and how many answers reached ``decode.max_decode_len``.
+
         Args:
           inputs: texts without task prefixes, or rows, whose input is read from the field that the student was trained
             with. A single text is a list of one.
@@ -134,7 +138,12 @@ class Student:
                     f"inputs[{number}]: the answer's score is {one.score}: the parameters of {self.directory} are not "
                     "finite; train again with a lower learning rate"
                 )
-        return [Answer(one.label, one.score, one.rationale, one.probabilities) for one in found]
+        problems = [one.problem for one in found if one.problem is not None]
+        if problems:
+            logging.warning("%d of %s have no answer: %s", len(problems), counted(len(found), "input"), problems[0])
+        if cut := sum(one.cut and one.problem is None for one in found):
+            logging.warning("%s", answering.cut_remark(cut))
+        return [Answer(one.label, one.score, one.rationale, one.probabilities, one.problem) for one in found]
 
     def _choices_for(
         self,

@@ -16,6 +16,7 @@ from distill.inference.student import FORMS, Student, check_vocabulary
 from distill.sharding import partitioning
 from distill.tasks import texts
 from distill.tasks.plain_vocabularies import Plain
+from distill.validation import quoted
 
 RATIONALE_TOKENS = 256
 MANY_UNKNOWN = 0.2
@@ -24,20 +25,56 @@ LIMIT = "--gin.MAX_INPUT_LEN={}"
 """How commands are given the length that inputs are truncated to; see :meth:`Fit.remarks`."""
 
 
+NOT_CHOSEN = (
+    "this student writes its reasons before its answer (form 'single'), so its answer cannot be chosen; leave out the "
+    "choices, and DecodeConfig.answers = 'choose'"
+)
+
+
 class Answered(NamedTuple):
     """A student's output for one input.
 
     Attributes:
-      label: the answer.
+      label: the answer; empty with a ``problem``.
       score: the log-probability of the decoded target, nats; not finite if the parameters are not.
       rationale: the reasoning, or None if it was not decoded.
       probabilities: of each choice, given that the answer is one of them; None if the label was decoded.
+      problem: why the text of a student that reasons first has no answer, see :func:`no_answer`; None if it has one.
+      cut: whether the decoded text reached ``max_decode_len``, so that the answer may be incomplete.
     """
 
     label: str
     score: float
     rationale: str | None = None
     probabilities: tuple[float, ...] | None = None
+    problem: str | None = None
+    cut: bool = False
+
+
+def no_answer(text: str, answer: str, cut: bool = False) -> str | None:
+    """Why the text of a student that reasons first has no answer, or None if it has one.
+
+    Args:
+      text: the decoded text.
+      answer: the part of it after the marker.
+      cut: whether the text reached the maximum number of tokens.
+
+    >>> no_answer("A bum lives near trains.", "")
+    "the student's text ends without an answer after its marker; got 'A bum lives near trains.'"
+    """
+    if answer.strip():
+        return None
+    if cut:
+        return f"the student's text reached MAX_DECODE_LEN without an answer; got {quoted(text)}"
+    return f"the student's text ends without an answer after its marker; got {quoted(text)}"
+
+
+def cut_remark(number: int) -> str:
+    """A sentence on answers that reached the maximum length."""
+    return (
+        f"{counted(number, 'answer')} reached MAX_DECODE_LEN without an end and may be incomplete; raise MAX_DECODE_LEN, "
+        "or check them"
+    )
 
 
 def rationale_config(decode: DecodeConfig, max_decode_len: int = RATIONALE_TOKENS) -> DecodeConfig:
@@ -167,15 +204,20 @@ class Answering:
             labels = self._choose(inputs, choices)
         else:
             predictions = self._decode(self._labels, "" if single else student.label_prefix, inputs)
-            written = [self._text(prediction) for prediction in predictions]
-            labels = [
-                Answered(texts.answer_of(text) if single else text, p.log_prob, text if single and rationale else None)
-                for text, p in zip(written, predictions)
-            ]
+            labels = [self._answered(prediction, rationale) for prediction in predictions]
         if not rationale or single:
             return labels
         reasons = self._decode(self._rationales, student.rationale_prefix, inputs)
         return [one._replace(rationale=self._text(why)) for one, why in zip(labels, reasons)]
+
+    def _answered(self, prediction: Prediction, rationale: bool) -> Answered:
+        """The answer in a decoded text; of a student that reasons first, ``rationale`` adds the whole text."""
+        single, text = self.student.form == "single", self._text(prediction)
+        label = texts.answer_of(text) if single else text
+        problem = no_answer(text, label, prediction.cut) if single else None
+        return Answered(
+            label, prediction.log_prob, text if single and rationale else None, problem=problem, cut=prediction.cut
+        )
 
     def _choose(self, inputs: Sequence[str], choices: Sequence[Sequence[str]]) -> list[Answered]:
         check_chooses(self.student)
@@ -235,10 +277,7 @@ def target_prompt(student: Student, vocabulary: Plain, prefix: str) -> Sequence[
 def check_chooses(student: Student) -> None:
     """Raises ValueError if the student cannot choose: its answer follows its reasons, or its weights are int8."""
     if student.form == "single":
-        raise ValueError(
-            "this student writes its reasons before its answer (form 'single'), so its answer cannot be chosen; leave out "
-            "the choices, and DecodeConfig.answers = 'choose'"
-        )
+        raise ValueError(NOT_CHOSEN)
     if student.decode.weights == "int8":
         raise ValueError("choices need float weights, and DecodeConfig.weights is 'int8'; leave one of them out")
 

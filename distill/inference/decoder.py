@@ -143,10 +143,17 @@ def _checked(choices: Any) -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """One decoded sequence: int32 ids without EOS and padding, and the sum of its tokens' log-probabilities (nats)."""
+    """One decoded sequence.
+
+    Attributes:
+      tokens: int32 ids without EOS and padding.
+      log_prob: the sum of its tokens' log-probabilities (nats).
+      cut: whether it reached ``max_decode_len`` without EOS.
+    """
 
     tokens: np.ndarray
     log_prob: float
+    cut: bool = False
 
 
 def bucket_lengths(shortest: int, longest: int, steps: int = 2) -> list[int]:
@@ -293,4 +300,4 @@ class Decoder:
 def _prediction(tokens: np.ndarray, log_prob: float) -> Prediction:
     ends = np.flatnonzero(tokens == EOS_ID)
     tokens = tokens[: ends[0]] if len(ends) else tokens
-    return Prediction(np.array(tokens[tokens != 0]), log_prob)
+    return Prediction(np.array(tokens[tokens != 0]), log_prob, cut=not len(ends))

@@ -40,13 +40,15 @@ class Evaluator:
       max_examples: number of examples to score, from the first; None scores all.
 
     Raises:
-      ValueError: the task or split cannot be evaluated; or answers are to be chosen, and a row has no choices, choices
-        that :func:`distill.inference.choosing.encoded` refuses, or a target that is none of them.
+      ValueError: the task or split cannot be evaluated; or answers are to be chosen, and the task's targets hold a
+        rationale, too, or a row has no choices, choices that :func:`distill.inference.choosing.encoded` refuses, or a
+        target that is none of them.
     """
 
     def __init__(self, task_name: str, split: str, decoder: Callable, *, max_examples: int | None = None):
         self.task = registration.get(task_name)
         self.split, self._decode = split, decoder
+        self._reasons_first = task_name.endswith("_single")
         if not isinstance(self.task, seqio.Task) or not self.task.metric_fns:
             raise ValueError(f"{task_name!r} cannot be evaluated: it is no SeqIO task with metrics")
         if registration.shares_input(task_name):
@@ -64,6 +66,8 @@ class Evaluator:
         self._targets = [self._postprocess(_text(e["targets_pretokenized"]), e, True) for e in self._examples]
         self._chooser: choosing.Chooser | None = None
         if isinstance(decoder, Decoder) and decoder.config.answers == "choose":
+            if self._reasons_first:
+                raise ValueError(f"task {task_name!r}: {answering.NOT_CHOSEN}")
             self._chooser = choosing.Chooser(decoder)
             self._choices = [self._choices_of(number, decoder.config.choices) for number in range(len(self))]
             self._choice_ids = choosing.all_encoded(self._vocabulary, self._choices, self._prompt, self._refusal)
@@ -176,9 +180,9 @@ class Evaluator:
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         """Scores predictions made in the order of the split."""
         texts = [self._vocabulary.decode([int(t) for t in p.tokens]) for p in predictions]
-        return self._scored(texts, [prediction.log_prob for prediction in predictions])
+        return self._scored(texts, [one.log_prob for one in predictions], [one.cut for one in predictions])
 
-    def _scored(self, texts: Sequence[str], log_probs: Sequence[float]) -> Evaluation:
+    def _scored(self, texts: Sequence[str], log_probs: Sequence[float], cuts: Sequence[bool] = ()) -> Evaluation:
         answers = [self._postprocess(t, e, False) for t, e in zip(texts, self._examples)]
         scores = metrics.computed(self.task.metric_fns, self._targets, answers)
         rows = [
@@ -194,6 +198,10 @@ class Evaluator:
             }
             for number, (row, text, log_prob) in enumerate(zip(self.texts(), texts, log_probs))
         ]
+        if self._reasons_first:
+            for row, text, answer, cut in zip(rows, texts, answers, cuts):
+                problem = answering.no_answer(text, answer, cut)
+                row |= {} if problem is None else {"error": problem}
         return Evaluation(scores, rows)
 
     def texts(self) -> list[dict[str, str | None]]:
@@ -292,6 +300,10 @@ def evaluate(
         verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):
             evaluation = evaluator(params)
+        if problems := [row["error"] for row in evaluation.rows if "error" in row]:
+            logging.warning(
+                "%d of %s have no answer: %s", len(problems), counted(len(evaluator), "prediction"), problems[0]
+            )
     settings = {"task": task_name, "split": split, "examples": len(evaluator), "step": step, "dtype": model.dtype}
     evaluation = dataclasses.replace(evaluation, settings=settings | {"decode": decode.in_effect()})
     if jax.process_index() == 0:

@@ -17,8 +17,8 @@ class Evaluation:
       metrics: the task's metrics by name.
       rows: one JSON-ready dict per example: ``id``, ``target``, ``prediction`` and ``input`` texts; ``correct``, None for a
         task without accuracy; ``rationale`` and ``teacher``, the row's own rationale and teacher's label, None where it has
-        none; ``score``, the log-probability of the prediction; of chosen answers also ``choices`` and their
-        ``probabilities``, in the same order.
+        none; ``score``, the log-probability of the prediction; ``error``, why the prediction has no answer, if it has
+        none; of chosen answers also ``choices`` and their ``probabilities``, in the same order.
       settings: what was scored and how, JSON-ready; empty if that is not known.
     """
 

@@ -43,6 +43,7 @@ class InferReport:
       first: reason → the first row with it, ``file:line``; of earlier calls, only rows whose input could not be read.
       fit: how the inputs of this call fit the student: those that were truncated, longer than the inputs of the training,
         or of unknown tokens.
+      cut: answers of this call that reached the maximum number of tokens, and may be incomplete.
     """
 
     answered: int
@@ -51,6 +52,7 @@ class InferReport:
     reasons: Mapping[str, int]
     first: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fit: answering.Fit = answering.Fit()
+    cut: int = 0
 
 
 class Progress(Protocol):
@@ -97,7 +99,8 @@ def infer(
       input_path: JSON lines or one array of objects, see :func:`distill.tasks.sources.read_rows`.
       output_path: JSON lines: ``line`` (from 1; of an array: the element), the row's own ``id`` if it has one, ``label``,
         ``score`` (the answer's log-probability, nats), with ``choices`` also ``probabilities`` (of each choice, in their
-        order), with ``rationale=True`` also ``rationale``. A row that cannot be answered gives ``line`` and ``error``.
+        order), with ``rationale=True`` also ``rationale``. A row that cannot be answered gives ``line`` and ``error``; so
+        does one for which the student writes no answer.
         Lines of an earlier call with the same settings and input are kept. ``-`` is standard output; there, and in a pipe
         or a device, nothing is kept.
       model_dir: where the student was trained; only ``student.json``, the vocabulary and the checkpoint are read.
@@ -209,7 +212,7 @@ def _answer(
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()), first=places)
 
     device_mesh = mesh_here(student.mesh, progress).build()
-    fit = answering.Fit()
+    fit, cut = answering.Fit(), 0
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         step, params = restore_student(os.fspath(model_dir), student.model, device_mesh, rules)
         progress.note(
@@ -236,15 +239,18 @@ def _answer(
                 error = row.error
                 if error is None:
                     found = next(answered)
-                    if math.isfinite(found.score):
+                    if not math.isfinite(found.score):
+                        error = f"the answer's score is {found.score}; the student's parameters are not finite"
+                    elif found.problem is not None:
+                        error = found.problem
+                    else:
+                        cut += found.cut
                         values["label"] = found.label
                         values["score"] = round(found.score, 6)
                         if found.probabilities is not None:
                             values["probabilities"] = [round(one, 6) for one in found.probabilities]
                         if rationale:
                             values["rationale"] = found.rationale
-                    else:
-                        error = f"the answer's score is {found.score}; the student's parameters are not finite"
                 if error is not None:
                     values["error"] = error
                     failures.append(reason_of(error))
@@ -261,6 +267,7 @@ def _answer(
         dict(out.record.reasons.most_common()),
         places,
         fit,
+        cut,
     )
 
 
@@ -386,4 +393,5 @@ def summary(report: InferReport, output: str) -> str:
     if len(report.reasons) > 10:
         lines.append(f"  and {counted(len(report.reasons) - 10, 'more reason')}")
     lines += [f"  {text}" for text in report.fit.remarks(answering.LIMIT)]
+    lines += [f"  {answering.cut_remark(report.cut)}"] if report.cut else []
     return "\n".join(lines)

@@ -169,6 +169,7 @@ def test_other_methods_answer_and_evaluate(tmp_path, method):
     assert distill.evaluate(student, sums(3), fields=FIELDS) == student.result["test"]
     [answer] = student.answer(["1 and 2?"], rationale=True)
     assert isinstance(answer.rationale, str) and answer.score < 0
+    assert (answer.error is not None) == (method == "single_task" and not answer.text)
     loaded = distill.load(student.export(tmp_path / "hf"))
     [exported] = loaded.answer(["1 and 2?"], rationale=True)
     assert (exported.text, exported.rationale) == (answer.text, answer.rationale)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from distill.inference import answering
+from distill.inference.answering import Answered
 from distill.inference.decoder import DecodeConfig, Prediction
 from distill.inference.student import Student
 from distill.model.config import T5Config
@@ -42,7 +43,8 @@ class Echo:
 
     def __call__(self, params, inputs, prompt=()):
         assert params == "parameters"
-        return [Prediction(np.array([*prompt, *ids[:-1]]), -float(self.decode.max_decode_len)) for ids in inputs]
+        score, longest = -float(self.decode.max_decode_len), 64
+        return [Prediction(np.array([*prompt, *ids[:-1]][:longest]), score, len(ids) > longest) for ids in inputs]
 
 
 @pytest.fixture
@@ -63,12 +65,12 @@ def answering_of(monkeypatch):
 
 def test_labels_and_rationales_have_their_prefixes_and_lengths(answering_of):
     ask = answering_of()
-    assert ask(["1?", "2?"]) == [("[label] 1?", -4.0, None, None), ("[label] 2?", -4.0, None, None)]
-    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?", None)]
+    assert ask(["1?", "2?"]) == [Answered("[label] 1?", -4.0), Answered("[label] 2?", -4.0)]
+    assert ask(["1?"], rationale=True) == [Answered("[label] 1?", -4.0, "[rationale] 1?")]
     assert ask.rationales(["1?"]) == ["[rationale] 1?"]
     assert ask([]) == []
     own = answering_of(label_prefix="answer: ", rationale_prefix="why: ")
-    assert own(["1?"], rationale=True) == [("answer: 1?", -4.0, "why: 1?", None)]
+    assert own(["1?"], rationale=True) == [Answered("answer: 1?", -4.0, "why: 1?")]
     assert answering.rationale_config(ask.student.decode) == DecodeConfig(max_decode_len=256, max_input_len=16)
     assert answering.rationale_config(ask.student.decode, 9).max_decode_len == 9
     assert answering_of()._rationales.decode.max_decode_len == 256
@@ -95,14 +97,27 @@ def test_what_is_measured_and_then_answered_is_encoded_once(answering_of, monkey
 def test_a_student_that_reasons_first_decodes_once(answering_of):
     text = "1 + 1 = 2. So the answer is 2"
     ask = answering_of(form="single")
-    assert ask([text]) == [("2", -4.0, None, None)]
-    assert ask([text], rationale=True) == [("2", -4.0, text, None)]
+    assert ask([text]) == [Answered("2", -4.0)]
+    assert ask([text], rationale=True) == [Answered("2", -4.0, text)]
     assert ask.rationales([text]) == [text]
+
+
+def test_a_text_without_an_answer_after_its_marker_is_a_problem(answering_of):
+    ask = answering_of(form="single")
+    ends, cut = "ends without an answer after its marker", "reached MAX_DECODE_LEN without an answer"
+    for text, how in (("1 + 1 = 2.", ends), ("1 + 1 = 2. So the answer is", ends), ("x" * 80, cut)):
+        (one,) = ask([text], rationale=True)
+        assert (one.label, one.rationale, one.cut) == ("", text[:64], how == cut)
+        assert one.problem is not None and one.problem.startswith(f"the student's text {how}; got '")
+    (one,) = ask(["So the answer is " + "2" * 60])
+    assert (one.label, one.problem, one.cut) == ("2" * 47, None, True)
+    (label,) = answering_of()([" " * 3])
+    assert label.problem is None, "all of a label's text is the answer"
 
 
 def test_prompts_of_the_target_are_no_part_of_the_input(answering_of):
     ask = answering_of(form="shared_label")
-    assert ask(["1?"], rationale=True) == [("[label] 1?", -4.0, "[rationale] 1?", None)]  # the prompt, then the input
+    assert ask(["1?"], rationale=True) == [Answered("[label] 1?", -4.0, "[rationale] 1?")]  # the prompt, then the input
     vocabulary = plain_vocabularies.Bytes(125)
     assert ask._encoded("[label] ", ["1?"]) == [[*vocabulary.encode("1?"), 1]]
 

@@ -93,6 +93,20 @@ def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
         evaluate.evaluate(model_dir, task_name=colours.rationale, decode=decode, **student)
 
 
+def test_predictions_of_the_single_task_without_an_answer_have_an_error(tmp_path, model_dir, sums, caplog):
+    student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
+    decode = dataclasses.replace(DECODE, max_decode_len=40)
+    options = {"task_name": sums.single, "max_examples": 3, "output_dir": str(tmp_path), **student}
+    found = evaluate.evaluate(model_dir, decode=decode, **options)
+    assert all(row["error"].startswith("the student's text ") and row["correct"] is False for row in found.rows)
+    assert [
+        text for text in caplog.messages if text.startswith("3 of 3 predictions have no answer: the student's text ")
+    ]
+    assert [row["error"] for row in read_lines(next(tmp_path.glob("sums_single_*.jsonl")))]
+    with pytest.raises(ValueError, match=r"'sums_single': this student writes its reasons before its answer"):
+        evaluate.evaluate(model_dir, decode=dataclasses.replace(DECODE, answers="choose"), **options)
+
+
 def test_answers_without_choices_are_not_chosen(model_dir, sums):
     student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
     decode = dataclasses.replace(DECODE, answers="choose")

@@ -484,3 +484,19 @@ def test_a_student_that_was_trained_to_choose_reads_the_choices_of_the_training(
     single = dataclasses.replace(student, form="single")
     with pytest.raises(ValueError, match="so its answer cannot be chosen"):
         infer(str(tmp_path / "in.jsonl"), str(tmp_path / "o.jsonl"), model_dir=model_dir, student=single)
+
+
+def test_a_text_without_an_answer_is_an_error_of_its_row_and_a_cut_answer_is_counted(tmp_path, model_dir):
+    write_lines(tmp_path / "in.jsonl", [{"id": n, "input": f"{n} and 2?"} for n in range(3)])
+    student = dataclasses.replace(students.read(model_dir), form="single")
+    given = {"model_dir": model_dir, "rationale": True}
+    report = infer(tmp_path / "in.jsonl", tmp_path / "single.jsonl", student=student, **given)
+    lines = read_lines(tmp_path / "single.jsonl")
+    assert (report.answered, report.failed, report.cut) == (0, 3, 0)
+    assert all(line.keys() == {"line", "id", "error"} for line in lines)
+    assert all(line["error"].startswith("the student's text ") and "; got '" in line["error"] for line in lines)
+    assert sum(report.reasons.values()) == 3 and all(";" not in reason for reason in report.reasons)
+    assert "3 rows: 0 answered, 3 not" in summary(report, "single.jsonl")
+    report = infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **given)
+    assert (report.answered, report.failed) == (3, 0) and report.cut > 0
+    assert "reached MAX_DECODE_LEN without an end and may be incomplete" in summary(report, "out.jsonl")
