@@ -93,8 +93,8 @@ class Fit:
       longest: tokens of the longest input.
       unknown: inputs with more than :data:`MANY_UNKNOWN` unknown tokens.
       limit: tokens that an input may have; 0: not known.
-      beyond: inputs that have, as far as they are read, more tokens than the inputs of the training.
-      trained: tokens that the inputs of the training had at most; 0: not known.
+      beyond: inputs that have, as far as they are read, more tokens than the training read of an input.
+      trained: tokens of an input that the training read at most; 0: not known.
     """
 
     cut: int = 0
@@ -129,17 +129,17 @@ class Fit:
             elif self.limit < self.trained:
                 remedy = f"{setting.format(self.trained)} reads as much as the training did"
             else:
-                remedy = f"training truncated its inputs to {self.trained:,}"
+                remedy = f"training read at most {self.trained:,} of an input"
             lines.append(
                 f"{counted(self.cut, 'input')} longer than {limit} {form(self.cut, 'was', 'were')} truncated; the longest "
                 f"has {self.longest:,} tokens, {remedy}"
             )
         if self.beyond:
             lines.append(
-                f"{counted(self.beyond, 'input')} {form(self.beyond, 'has', 'have')} more than {self.trained:,} tokens, to "
-                f"which training truncated its inputs; the longest has {self.longest:,}. Answers to them are untrained: "
-                f"check them, truncate as training did with {setting.format(self.trained)}, or train with longer inputs "
-                "(TASK_FEATURE_LENGTHS)"
+                f"{counted(self.beyond, 'input')} {form(self.beyond, 'has', 'have')} more than {self.trained:,} tokens, "
+                f"the most that training read of an input; the longest has {self.longest:,}. Answers to them are "
+                f"untrained: check them, truncate as training did with {setting.format(self.trained)}, or train with "
+                "longer inputs (TASK_FEATURE_LENGTHS)"
             )
         if self.unknown:
             have = form(self.unknown, "has", "have")

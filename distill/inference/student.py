@@ -89,7 +89,7 @@ class Student:
       rows: how rows are read; None: the data set is not of JSON lines.
       dataset: the data set's name.
       answer: how its answers are compared.
-      trained_input_len: tokens that training truncated inputs to; 0: not recorded.
+      trained_input_len: tokens of an input that training read at most; 0: not recorded.
       metrics: names of the functions of the user's own that score its labels in addition to the accuracy.
       decode: how labels are decoded.
       mesh: of the run.

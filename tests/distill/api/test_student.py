@@ -79,9 +79,9 @@ def test_inputs_longer_than_those_of_the_training_are_warned_of(trained, caplog)
     assert trained.description.trained_input_len == 64
     decode = dataclasses.replace(trained.description.decode, max_input_len=96)
     distill.load(trained.directory, decode=decode).answer(["1 and 2?", "1 and 2?" * 9])
-    (text,) = [text for text in caplog.messages if "training truncated" in text]
+    (text,) = [text for text in caplog.messages if "that training read" in text]
     assert text.startswith(
-        "1 input has more than 64 tokens, to which training truncated its inputs; the longest has 81. "
+        "1 input has more than 64 tokens, the most that training read of an input; the longest has 81. "
     )
     assert "truncate as training did with student = distill.load(" in text and "max_input_len=64)), or" in text
 

@@ -156,14 +156,14 @@ def test_remarks_agree_with_their_numbers_and_name_the_remedy():
     assert one == (
         "1 input longer than 32 tokens was truncated; the longest has 57 tokens, --gin.MAX_INPUT_LEN=57 keeps it whole"
     )
-    own = {32: "training truncated its inputs to 32", 20: "--gin.MAX_INPUT_LEN=32 reads as much as the training did"}
+    own = {32: "training read at most 32 of an input", 20: "--gin.MAX_INPUT_LEN=32 reads as much as the training did"}
     for limit, remedy in own.items():  # of a student that was trained on 32
         (one,) = answering.Fit(1, 57, 0, limit, 0, 32).remarks("--gin.MAX_INPUT_LEN={}")
         assert one.endswith(f"the longest has 57 tokens, {remedy}")
     (beyond,) = answering.Fit(0, 57, 0, 99, 2, 32).remarks("--gin.MAX_INPUT_LEN={}")
     assert beyond == (
-        "2 inputs have more than 32 tokens, to which training truncated its inputs; the longest has 57. Answers to them "
-        "are untrained: check them, truncate as training did with --gin.MAX_INPUT_LEN=32, or train with longer inputs "
+        "2 inputs have more than 32 tokens, the most that training read of an input; the longest has 57. Answers to "
+        "them are untrained: check them, truncate as training did with --gin.MAX_INPUT_LEN=32, or train with longer inputs "
         "(TASK_FEATURE_LENGTHS)"
     )
     cut, unknown = answering.Fit(2, 57, 3).remarks("{}")

@@ -34,7 +34,7 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, capl
     assert settings["decode"]["max_decode_len"] == 4 and settings["examples"] == len(again.rows)
     place = f"the student of step {result['best_step']}; its predictions are in {stem}.jsonl, the metrics in "
     assert place in capsys.readouterr().err
-    assert not [text for text in caplog.messages if "training truncated" in text]
+    assert not [text for text in caplog.messages if "that training read" in text]
     students.write(model_dir, students.Student(arguments["model"], "bytes", 125, trained_input_len=15), None)
     assert not [text for text in caplog.messages if "is not complete" in text]
     (tmp_path / "run" / "result.json").unlink()
@@ -42,7 +42,7 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, capl
     rationales = evaluate.evaluate(model_dir, task_name=sums.rationale, split="validation", decode=longer, **student)
     assert {"rouge_l", "bleu"} <= set(rationales.metrics)
     assert [text for text in caplog.messages if text.startswith(f"the run in {model_dir} is not complete")]
-    assert [text for text in caplog.messages if "more than 15 tokens, to which training truncated its inputs" in text]
+    assert [text for text in caplog.messages if "more than 15 tokens, the most that training read of an input" in text]
 
 
 def test_a_mixture_cannot_be_evaluated(model_dir, arguments, sums):

@@ -345,7 +345,7 @@ def test_inputs_can_be_templates(tmp_path, model_dir):
         student=student,
     )
     assert (report.fit.beyond, report.fit.cut, report.fit.longest) == (1, 0, 27)
-    assert "  1 input has more than 20 tokens, to which training truncated" in summary(report, "out.jsonl")
+    assert "  1 input has more than 20 tokens, the most that training read of an input" in summary(report, "out.jsonl")
     out = read_lines(tmp_path / "out.jsonl")
     assert "label" in out[0]
     assert out[1]["error"] == "field 'b' is absent; the row has a"
