@@ -172,6 +172,12 @@ def call_of(task_name: str) -> Callable[[], Registered]:
     return _noted[task_name].call
 
 
+def label_is_last(task_name: str) -> bool:
+    """Whether the label follows the rationale in the targets of a task."""
+    noted = _noted.get(task_name)
+    return noted is not None and task_name.endswith("_single") and noted.settings.get("single_order") != "label_first"
+
+
 def settings_of(task_name: str) -> dict[str, Any]:
     """The settings, other than rows, that determine a task's examples: dotted names and plain values, ready for JSON.
 

@@ -118,7 +118,8 @@ class Configurations:
         windows = (layout.encoder_length, layout.decoder_length, layout.shared_encoder)
         key = repr(([task.name for task in tasks], split, rows, windows))
         if key not in self._samples:
-            found, is_sample = counts.Counts(), False
+            found = counts.Counts(label_is_last=any(registration.label_is_last(task.name) for task in tasks))
+            is_sample = False
             for task in tasks:
                 if cached is not None:
                     found.add(cache.counts(cached, task.name, split, layout))

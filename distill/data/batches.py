@@ -143,7 +143,7 @@ class BatchStream:
     @property
     def counts(self) -> Counts:
         """Sequences of an epoch, and how many of them are cut, over the tasks read so far."""
-        counts = Counts()
+        counts = Counts(label_is_last=any(map(registration.label_is_last, self._names)))
         for source in self._sources.values():
             counts.add(source.examples.counts)
         return counts

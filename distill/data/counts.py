@@ -15,6 +15,7 @@ class Counts:
         task id.
       truncated: number of sequences that are truncated on at least one side, by task id.
       longest_inputs, longest_targets: tokens that the longest sequence needs in a window, before it is truncated.
+      label_is_last: whether the label follows the rationale in targets, so that truncated ones lose it.
     """
 
     sequences: dict[int, int] = dataclasses.field(default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0})
@@ -27,6 +28,7 @@ class Counts:
     truncated: dict[int, int] = dataclasses.field(default_factory=lambda: {task_ids.LABEL: 0, task_ids.RATIONALE: 0})
     longest_inputs: int = 0
     longest_targets: int = 0
+    label_is_last: bool = False
 
     def add(self, other: "Counts") -> None:
         """Adds the counts of ``other`` in place."""
@@ -36,6 +38,7 @@ class Counts:
                 mine[task] += number
         self.longest_inputs = max(self.longest_inputs, other.longest_inputs)
         self.longest_targets = max(self.longest_targets, other.longest_targets)
+        self.label_is_last |= other.label_is_last
 
     def share_truncated(self) -> float:
         """Returns the share of truncated sequences, in [0, 1]; a sequence truncated on both sides counts once."""

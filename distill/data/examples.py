@@ -131,13 +131,15 @@ def check_both_tasks(task: seqio.Task, examples: Examples, split: str) -> None:
             )
         if having < number:
             logging.warning(
-                "%s, %s: %s of %s rows %s no %s",
+                "%s, %s: %s of %s rows %s no %s and %s trained on %s alone",
                 task.name,
                 split,
                 f"{number - having:,}",
                 f"{number:,}",
                 form(number - having, "has", "have"),
                 what,
+                form(number - having, "is", "are"),
+                {"rationale": "the label", "label": "the rationale"}[what],
             )
 
 

@@ -84,8 +84,10 @@ def truncation(counts: Counts, layout: Layout, of: str = "the") -> list[str]:
     )
     remedy = " and ".join(f"{name}s" for name, *_ in long)
     sequences = counted(sum(counts.sequences.values()), "training sequence")
+    loses = counts.label_is_last and any(counts.truncated_targets.values())
+    label = "; a target that is cut loses its label, which follows the rationale" if loses else ""
     return [
-        f"{counts.share_truncated():.2%} of {of} {sequences} are longer than the window and are cut: {found}; raise "
+        f"{counts.share_truncated():.2%} of {of} {sequences} are longer than the window and are cut: {found}{label}; raise "
         f"{remedy} in TASK_FEATURE_LENGTHS to keep them whole"
     ]
 

@@ -127,7 +127,10 @@ def test_no_rationale_in_any_row_is_an_error_and_some_are_a_warning(tmp_path, fo
         stream(["why"] * 12)
         assert not caplog.messages
         stream(["why", None, " "] * 4)
-    assert caplog.messages == [f"whyless_{form}, train: 8 of 12 rows have no rationale"]
+    assert caplog.messages == [
+        f"whyless_{form}, train: 8 of 12 rows have no rationale and are trained on the label alone"
+    ]
+    assert stream(["why"]).counts.label_is_last == (form == "single")
     if form != "single":
         with pytest.raises(ValueError, match=r"none of 12 rows of split 'train' has a label.*LABEL_SOURCE=teacher"):
             stream(["why"] * 12, [" ", None])

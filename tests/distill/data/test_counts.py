@@ -9,3 +9,5 @@ def test_counts_add_up_and_a_sequence_cut_on_both_sides_counts_once():
     assert counts == Counts({1: 4, 2: 4}, {1: 1, 2: 1}, {1: 1, 2: 0}, {1: 1, 2: 1}, 9, 5)
     assert counts.share_truncated() == 2 / 8
     assert Counts().share_truncated() == 0.0
+    counts.add(Counts(label_is_last=True))
+    assert counts.label_is_last

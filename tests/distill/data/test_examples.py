@@ -102,7 +102,7 @@ def test_rows_without_a_rationale_are_counted_in_a_warning(paired, caplog, monke
     messages = []
     monkeypatch.setattr(examples.logging, "warning", lambda text, *args: messages.append(text % args))
     examples.check_both_tasks(paired, examples.SeqioExamples(paired, "train", 0, LAYOUT), "train")
-    assert messages == [f"{paired.name}, train: 1 of 3 rows has no rationale"]
+    assert messages == [f"{paired.name}, train: 1 of 3 rows has no rationale and is trained on the label alone"]
 
 
 def test_the_error_of_an_unusable_split_names_the_task():

@@ -69,6 +69,14 @@ def test_truncated_sequences_are_counted_once_with_the_length_that_they_need():
     assert of_sample == warning.replace("the 4 training", "a sample of 4 training")
 
 
+def test_a_target_that_ends_in_its_label_loses_it():
+    counts = Counts({1: 4, 2: 0}, {1: 1, 2: 0}, {1: 2, 2: 0}, {1: 2, 2: 0}, 530, 9, label_is_last=True)
+    (warning,) = summary(counts).warnings()
+    assert "(window 4, the longest needs 9 tokens); a target that is cut loses its label, which follows the" in warning
+    (inputs_alone,) = summary(Counts({1: 4}, {1: 1}, {1: 0}, {1: 1}, 530, 3, label_is_last=True)).warnings()
+    assert "loses its label" not in inputs_alone
+
+
 def test_sequences_that_fit_warn_of_nothing():
     assert summary(Counts({1: 4, 2: 0}, longest_inputs=64, longest_targets=4)).warnings() == []
 
