@@ -276,7 +276,8 @@ def rationales_of(
     Args:
       given: one text, a list of texts, or an object of one text or several per teacher; None is none.
       teachers: the teachers of a list, one per rationale; None: from ``provenance``.
-      provenance: of a row that ``distill extract`` wrote, whose ``rationales_by`` is a list of [teacher, sample].
+      provenance: of a row that ``distill extract`` wrote, whose ``rationales_by`` is a list of [teacher, sample]; without
+        it, its only teacher wrote all of them.
       names: of the fields of ``given`` and ``teachers``, for errors.
 
     Returns:
@@ -292,8 +293,12 @@ def rationales_of(
         by_teacher = [(teacher, why) for teacher, value in given.items() for why in texts(value, names[0])]
         return tuple(why for _, why in by_teacher), tuple(teacher for teacher, _ in by_teacher)
     found = texts(given, names[0])
-    if teachers is None and isinstance(provenance, Mapping) and isinstance(provenance.get("rationales_by"), list):
-        teachers = [pair[0] for pair in provenance["rationales_by"] if isinstance(pair, list) and pair]
+    if teachers is None and isinstance(provenance, Mapping):
+        asked = provenance.get("teachers")
+        if isinstance(provenance.get("rationales_by"), list):
+            teachers = [pair[0] for pair in provenance["rationales_by"] if isinstance(pair, list) and pair]
+        elif isinstance(asked, list) and len(asked) == 1 and isinstance(asked[0], Mapping):
+            teachers = [asked[0]["teacher"]] * len(found) if isinstance(asked[0].get("teacher"), str) else None
     return found, texts(teachers, names[1])
 
 
