@@ -18,6 +18,8 @@ from distill.teacher.prompts.prompt import Prompt
 
 ARGUES_OTHERWISE = "argues for another answer than the given one"
 MISFIT = "the input does not fit the prompt"
+TIED = "the vote is tied: of the labels with most votes, the first is taken"
+UNDECIDED_KEPT = "a rationale without a single answer is kept beside the vote"
 
 
 class Assembly:
@@ -131,6 +133,8 @@ class Assembly:
         self._note_failures(row, collected, teachers, answers, told)
         vote = self._vote(row, answers)
         label, kept = vote.label, self._agreeing(answers, vote)
+        if vote.tied:
+            self._noticed[TIED] += 1
         if vote.voters and vote.share < self.rules.least_share:
             self._dropped["too little agreement among the samples"] += 1
             label, kept = None, []
@@ -185,10 +189,17 @@ class Assembly:
         with_rationale = [answer for answer in answers if answer.said.rationale]
         if self.rules.keep == "all" or not vote.voters:
             return with_rationale
-        kept = [answer for answer in vote.supporters if answer.said.rationale]
-        against = len(with_rationale) - len(kept)
-        if against:
-            self._dropped["argues against the vote"] += against
+        supporters, kept = set(map(id, vote.supporters)), []
+        for answer in with_rationale:
+            if id(answer) in supporters:
+                kept.append(answer)
+            elif answer.said.label is not None:
+                self._dropped["argues against the vote"] += 1
+            elif answer.said.failure is not None and answer.said.failure.reason == parsing.OUTSIDE:
+                self._dropped["argues for an answer that is none of the labels, against the vote"] += 1
+            else:
+                self._noticed[UNDECIDED_KEPT] += 1
+                kept.append(answer)
         return kept
 
     def _argued(self, record: Record, told: Sequence[Answer]) -> list[Answer]:

@@ -27,7 +27,8 @@ class Rules:
     """Selection rules. The defaults drop only rationales that contradict the vote.
 
     Attributes:
-      keep: with several samples, the rationales of those that ``agree`` with the vote, or of ``all``.
+      keep: with several samples or teachers, ``agreeing`` drops the rationales that argue for another answer than the vote;
+        those without a single answer stay. ``all`` drops none.
       on_disagreement: action if the vote is not the gold label: ``keep``, ``drop_rationale``, or
         ``drop_row``. (It does not apply to rows without a gold label. Training can still drop or down-weight
         rationales, with its ``ON_DISAGREEMENT``.)

@@ -46,6 +46,11 @@ class Vote:
         """votes / voters; 0 without voters."""
         return self.votes / self.voters if self.voters else 0.0
 
+    @property
+    def tied(self) -> bool:
+        """Whether another answer has as many votes as ``label``."""
+        return sum(number == self.votes for _, number in self.counts) > 1
+
 
 def vote(answers: Sequence[Answer], same: Callable[[str, str], bool]) -> Vote:
     """Counts votes.

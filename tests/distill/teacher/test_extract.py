@@ -100,8 +100,25 @@ def test_votes_compare_answers_not_spellings(tmp_path):
 
 
 def test_a_tie_goes_to_what_was_said_first(tmp_path):
-    _, row = one(tmp_path, [say("a b c.", "sales"), say("d e f.", "billing")])
+    report, row = one(tmp_path, [say("a b c.", "sales"), say("d e f.", "billing")])
     assert (row["llm_label"], row["weight"]) == ("sales", 0.5)
+    assert report.noticed["the vote is tied: of the labels with most votes, the first is taken"] == 1
+    report, _ = one(tmp_path, [say("a b c.", "sales"), say("d e f.", "billing"), say("g h i.", "billing")])
+    assert not [reason for reason in report.noticed if "tied" in reason]
+
+
+def test_a_rationale_without_a_single_answer_does_not_argue_against_the_vote(tmp_path):
+    either, choices = "Boats float. So the answer is (a) or (b).", ("attic", "harbour", "oven")
+    ann = recorded(tmp_path / "ann.jsonl", ("r", [either]))
+    bob = recorded(tmp_path / "bob.jsonl", ("r", ["Boats rest. So the answer is (b) harbour."]))
+    cyd = recorded(tmp_path / "cyd.jsonl", ("r", ["Ovens bake. So the answer is (c) oven."]))
+    records = [Record(id="r", input="Where?", label="harbour", choices=choices)]
+    report = run(tmp_path, records, ann, bob, cyd, prompt="cqa")
+    (row,) = read_lines(tmp_path / "out.jsonl")
+    assert (row["llm_label"], row["rationales"]) == ("harbour", ["Boats float.", "Boats rest."])
+    assert row["provenance"]["rationales_by"] == [["ann", 0], ["bob", 0]]
+    assert report.dropped == {"argues against the vote": 1}
+    assert report.noticed["a rationale without a single answer is kept beside the vote"] == 1
 
 
 @pytest.mark.parametrize(
@@ -228,6 +245,7 @@ def test_labels_are_declared_for_prompts_without_a_parser(tmp_path):
     )
     assert (row["llm_label"], row["rationales"]) == ("sales", ["u v w."]) and "weight" not in row
     assert report.unreadable == {"the answer is none of the labels": 1}
+    assert report.dropped == {"argues for an answer that is none of the labels, against the vote": 1}
     assert report.examples == {"the answer is none of the labels": "got 'accounts'; the labels are sales, accounting"}
     with pytest.raises(PromptError, match="the parser 'cqa' defines its answers"):
         one(tmp_path, ["x"], prompt="cqa", labels=("a",))
@@ -279,6 +297,9 @@ def test_two_teachers_vote_together_or_apart(tmp_path):
     assert [(row["rationales"], row["prefix"]) for row in apart] == [(["Bob a b."], "[bob] "), (["Bob c d."], "[bob] ")]
     assert [row["llm_label"] for row in read_lines(tmp_path / "out.ann.jsonl")] == ["billing", "billing"]
     assert report.written == 4
+    files = {"train": [str(tmp_path / "out.ann.jsonl"), str(tmp_path / "out.bob_x_y.jsonl")]}
+    named = [record.rationale_teachers for record in jsonl.JsonLines(files)("train")]
+    assert named == [("ann",), ("ann",), ("bob/x y",), ("bob/x y",)]
 
 
 async def good(call):
