@@ -25,6 +25,7 @@ tensorflow_log.set_level()
 COMMANDS = {
     "example": ("experiments", "example_command"),
     "extract": ("teacher", "extract_command"),
+    "prompt": ("prompts", "prompt_command"),
     "inspect": ("teacher", "inspect_command"),
     "train": ("training", "train_command"),
     "cache": ("training", "cache_command"),

@@ -19,6 +19,7 @@ EXAMPLES = {
     "example": "distill example --output=rows",
     "extract": "distill extract --inputs=rows.jsonl --output=train.jsonl --prompt=cqa --model=qwen3:8b \\\n"
     "  --base_url=http://localhost:11434/v1",
+    "prompt": "distill prompt template > my_task.yaml",
     "inspect": "distill inspect --inputs=train.jsonl --output=report.html",
     "train": f"distill train {_RUN_FILES} \\\n"
     "  --gin_file=gin/hardware/cpu.gin --gin.DATA_DIR=data --gin.MODEL_DIR=runs/svamp",
@@ -280,6 +281,8 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
     else:
         add("extract", _EXTRACT, configured=False)
         add("inspect", _INSPECT, configured=False)
+    prompt = add("prompt", "print a shipped prompt of a teacher, to copy and change", configured=False)
+    prompt.add_argument("name", metavar="NAME", help="template, cqa, svamp or another; an unknown name lists them")
     flags.add(
         add(
             "precompile", "compile a run's steps for a TPU slice without a TPU, and report memory, least time and cost"

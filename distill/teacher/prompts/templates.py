@@ -42,6 +42,19 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml")))
 
 
+def source(name: str) -> str:
+    """The YAML text of a shipped prompt, to copy and change.
+
+    Raises:
+      PromptError: there is no such prompt; similar names are suggested.
+    """
+    known = names()
+    if name not in known:
+        hint = validation.did_you_mean(name, known)
+        raise PromptError(f"no shipped prompt {name!r}{hint} (shipped prompts: {', '.join(known)})")
+    return (importlib.resources.files("distill.teacher.prompts") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def load(name: str | pathlib.Path) -> Prompt:
     """Reads and checks a prompt.
 
@@ -53,8 +66,7 @@ def load(name: str | pathlib.Path) -> Prompt:
     """
     known = names()
     if str(name) in known:
-        text = (importlib.resources.files("distill.teacher.prompts") / f"{name}.yaml").read_text(encoding="utf-8")
-        return parse(text, str(name))
+        return parse(source(str(name)), str(name))
     path = pathlib.Path(name)
     if not path.is_file():
         hint = validation.did_you_mean(str(name), known)

@@ -50,7 +50,7 @@ def class_names():
 
 def test_every_command_has_a_parser_and_the_other_way_round():
     assert set(subcommands(WHOLE)) == {*main.COMMANDS, "launch"}
-    assert {*job.COMMANDS, "completion"} == set(main.COMMANDS)
+    assert {*job.COMMANDS, "completion", "prompt"} == set(main.COMMANDS)
 
 
 @every_parser
