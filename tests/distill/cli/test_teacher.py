@@ -64,6 +64,9 @@ REASONS = {
 async def teacher(call_):
     await asyncio.sleep(0.001)
     question = call_.question
+    for word, option in {"boat": "(b) harbour", "bees": "honey", "swims": "B"}.items():
+        if word in question and "\n(c) " in question:
+            return call_.reply(f"It says {word}. So the answer is {option}.")
     for team, why in REASONS.items():
         word = {"billing": "charged", "technical": "closes", "sales": "cost"}[team]
         if word in question:
@@ -88,10 +91,11 @@ def run_in_one_process(warm, lines, folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with the page's files in it, the prompt and the three rows, as they stand there."""
+    """A folder with the page's files in it, the prompts and the rows, as they stand there."""
     folder = tmp_path_factory.mktemp("task")
-    (folder / "messages.yaml").write_text(blocks("yaml")[0])
-    (folder / "messages.jsonl").write_text(blocks("json")[0])
+    for name, prompt, rows in zip(("messages", "quiz"), blocks("yaml"), blocks("json"), strict=True):
+        (folder / f"{name}.yaml").write_text(prompt)
+        (folder / f"{name}.jsonl").write_text(rows)
     return folder
 
 
@@ -101,11 +105,12 @@ def test_every_command_of_the_page_runs(warm, place, monkeypatch, capfd):
     later: list[list[str]] = []
     with serving(teacher) as stub:
         for command in blocks("bash"):
+            # $'…\n…' is bash's, of which shlex knows nothing.
+            command = re.sub(r"\$'(.*?)'", lambda found: shlex.quote(found[1].replace("\\n", "\n")), command)
             words = shlex.split(command.replace("http://localhost:8000/v1", stub.url))
             words = [re.sub(r"TRAIN_STEPS=\d+", f"TRAIN_STEPS={STEPS}", word) for word in words]
             program, name, *flags = words
             if (program, name) in (("distill", "extract"), ("distill", "inspect")):
-                assert not later, "the teacher's commands come first on the page"
                 assert call({"extract": commands.run_extract, "inspect": commands.run_inspect}[name], flags) == 0
             else:
                 assert program == "distill", "the page needs nothing but the installed command"
@@ -113,7 +118,7 @@ def test_every_command_of_the_page_runs(warm, place, monkeypatch, capfd):
     run_in_one_process(warm, later, place)
     shown = capfd.readouterr().out
     assert "3 requests to send, 0 already answered" in shown and "3 of 3 rows written" in shown
-    assert len(stub.calls) == 3, "the dry run and the replay ask nobody"
+    assert len(stub.calls) == 6, "the dry run and the replay ask nobody"
 
     explained = [json.loads(line) for line in (place / "explained.jsonl").read_text().splitlines()]
     replayed = [json.loads(line) for line in (place / "replayed.jsonl").read_text().splitlines()]
@@ -125,6 +130,10 @@ def test_every_command_of_the_page_runs(warm, place, monkeypatch, capfd):
     assert [row["line"] for row in labelled] == [1, 2, 3]
     assert all("label" in row for row in labelled)
     assert (place / "runs" / "messages_hf" / "model.safetensors").exists()
+    quiz = [json.loads(line) for line in (place / "quiz_explained.jsonl").read_text().splitlines()]
+    assert [row["llm_label"] for row in quiz] == ["harbour", "honey", "otter"] == [row["label"] for row in quiz]
+    chosen = [json.loads(line) for line in (place / "answers.jsonl").read_text().splitlines()]
+    assert all(answer["label"] in row["choices"] for answer, row in zip(chosen, quiz, strict=True))
 
 
 @pytest.mark.parametrize("name", ["extract", "inspect"])
