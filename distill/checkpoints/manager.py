@@ -323,11 +323,10 @@ class Checkpoints:
         abstract = _abstract(like)
         folder = self._latest.directory / str(step)
         restored: Mapping[str, Any] = {}
-        with (
-            integrity.reading(folder, self.config, self.verify),
-            ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader,
-        ):
-            saved = reader.metadata(folder / "state").item_metadata
+        handler = ocp.PyTreeCheckpointHandler()
+        with integrity.reading(folder, self.config, self.verify), ocp.Checkpointer(handler) as reader:
+            # The reader's own ``metadata`` also looks for that of a step, which is in the folder above, and warns.
+            saved = handler.metadata(folder / "state")
             if any(saved.get(name) for name in (adapters.PARAMS, adapters.AVERAGES)):
                 wanted = adapters.wanted(saved, abstract)
                 # Without restore args, Orbax restores arrays onto the devices that saved them.

@@ -52,7 +52,7 @@ def test_bad_schedules(name, expected):
         CheckpointConfig(**{name: 0})
 
 
-def test_a_state_is_restored_with_its_position_and_progress(tmp_path):
+def test_a_state_is_restored_with_its_position_and_progress(tmp_path, caplog):
     saver = Checkpoints(tmp_path, CONFIG, keep=2, keep_every=3)
     with pytest.raises(FileNotFoundError, match="no checkpoint under"):
         saver.restore(state(0))
@@ -64,6 +64,7 @@ def test_a_state_is_restored_with_its_position_and_progress(tmp_path):
     assert (data, progress) == (position(5), {"best": 0.5, "best_step": 0})
     assert saver.latest_step() == 5
     assert saver.restore_params(state(0).params)[0] == 5
+    assert not [text for text in caplog.messages if "does not exist" in text], "an intact step lacks no file"
     saver.close()
 
 
