@@ -21,8 +21,13 @@ def eval_command(options: argparse.Namespace) -> int:
     run = configuration.configured(evaluate.evaluate)
     runs.register()
     terminal = Terminal(active=runs.is_first(), quiet=runs.is_quiet(options))
-    metrics = run(output_dir=options.output, terminal=terminal).metrics
-    for name, value in metrics.items() if runs.is_first() else ():
+    found = run(output_dir=options.output, terminal=terminal)
+    from distill.training import checks
+
+    scored = (found.settings["task"], found.settings["split"], found.settings["examples"])
+    for warning in checks.scored_again(configuration.arguments_of(evaluate.evaluate)["model_dir"], *scored):
+        terminal.warn(warning)
+    for name, value in found.metrics.items() if runs.is_first() else ():
         print(f"{options.split} {name}: {value:.4f}")
     return 0
 

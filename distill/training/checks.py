@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+from etils import epath
 
 from distill.checkpoints import initial
 from distill.counting import form
@@ -14,7 +15,7 @@ from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning, xla_options
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
-from distill.training import tracking
+from distill.training import record, tracking
 from distill.training.config import DataConfig, LoopConfig, TokenBatchesConfig, ValidationConfig
 from distill.training.evaluators import make_evaluators, scored_examples
 from distill.training.losses import TwoTaskLoss
@@ -165,11 +166,58 @@ def seen_among(
 def seen_warnings(found: Mapping[str, tuple[int, int]], data: DataConfig | TokenBatchesConfig) -> list[str]:
     """Warnings of what :func:`seen_rows` has found; none of the split that is trained on."""
     return [
-        f"{number:,} of {rows:,} rows of split {split!r} {form(number, 'has', 'have')} the input of a training row, so the "
-        "score is not that of unseen rows; remove them from the training rows or from this split"
+        _seen_warning(number, rows, split)
         for split, (number, rows) in found.items()
         if number and not (isinstance(data, DataConfig) and split == data.split)
     ]
+
+
+def seen_before(directory: epath.PathLike) -> list[str]:
+    """:func:`seen_warnings` of a finished run, from its record; none if an earlier version trained it."""
+    splits = {rows.split: rows for rows in _scored_splits(directory)}
+    return [_seen_warning(rows.seen, rows.rows, split) for split, rows in splits.items() if rows.seen]
+
+
+def scored_again(directory: epath.PathLike, task_name: str, split: str, examples: int) -> list[str]:
+    """Warnings of rows that a finished run has scored and that are scored again: they are others now, or trained on.
+
+    The task must be registered. Of rows that are others now, it is not known whether they are trained on.
+
+    Args:
+      directory: of the run.
+      task_name, split: what is scored.
+      examples: the number of rows that are scored.
+    """
+    from distill.training import provenance
+
+    there = next((rows for rows in _scored_splits(directory) if rows.split == split), None)
+    if there is None:
+        return []
+    now = [provenance.evaluation_rows(task_name, split, there.rows, rationales=given) for given in (False, True)]
+    if None not in now and there.fingerprint not in now:
+        return [
+            f"the rows of split {split!r}, or the way their answers are compared, are not those of the training in "
+            f"{directory}, so the score cannot be compared with its own; restore the data file to score its rows"
+        ]
+    limit = "" if examples == there.rows else " that the training scored"
+    return [_seen_warning(there.seen, there.rows, split, limit)] if there.seen else []
+
+
+def _scored_splits(directory: epath.PathLike) -> list[record.SplitData]:
+    """The validation and test rows in the record of a run, without a split that it has trained on."""
+    try:
+        data = record.read(directory).data
+    except (FileNotFoundError, ValueError):  # not finished, or of an earlier version
+        return []
+    own = data["train"].split if "train" in data else ""
+    return [data[role] for role in (record.VALIDATION, record.TEST) if role in data and data[role].split != own]
+
+
+def _seen_warning(number: int, rows: int, split: str, limit: str = "") -> str:
+    return (
+        f"{number:,} of {rows:,} rows of split {split!r}{limit} {form(number, 'has', 'have')} the input of a training row, "
+        "so the score is not that of unseen rows; remove them from the training rows or from this split"
+    )
 
 
 def check_initial(data: DataConfig | TokenBatchesConfig, initial_checkpoint_path: str) -> None:

@@ -230,17 +230,18 @@ def of_evaluation_data(evaluator: "Evaluator") -> SplitData:
     return SplitData(_hash([content, len(evaluator)]), len(evaluator), split)
 
 
-def evaluation_rows(task_name: str, split: str, rows: int) -> str | None:
+def evaluation_rows(task_name: str, split: str, rows: int, *, rationales: bool | None = None) -> str | None:
     """The fingerprint that :func:`of_evaluation_data` gives the rows as they are now; None for a task without records.
 
     Args:
       task_name, split: what is scored.
       rows: the number of rows that are scored.
+      rationales: whether it is that of a task of rationales; None: as the task is.
     """
     from distill.tasks.feeding import RecordDataSource
 
     (task,) = _tasks(task_name)
-    return _hash([_scored(task, split), rows]) if isinstance(task.source, RecordDataSource) else None
+    return _hash([_scored(task, split, rationales), rows]) if isinstance(task.source, RecordDataSource) else None
 
 
 def changed_rows(
@@ -284,9 +285,9 @@ def _may_download(data: DataConfig) -> bool:
     return any(getattr(source.dataset.source, "may_download", False) for source in sources)
 
 
-def _scored(task: "seqio.Task", split: str) -> list[Any]:
+def _scored(task: "seqio.Task", split: str, rationales: bool | None = None) -> list[Any]:
     """What is scored of a task's records."""
-    explained = task.name.endswith("_rationale")
+    explained = task.name.endswith("_rationale") if rationales is None else rationales
     return [task.source.scored_sha256(split, rationales=explained), task.source.dataset.answer]
 
 

@@ -247,6 +247,8 @@ def _complete(directory: epath.Path, loop: LoopConfig) -> TrainResult:
         )
     else:
         logging.info("%s is complete; nothing to do", directory)
+    for warning in checks.seen_before(directory):
+        logging.warning("%s", warning)
     return result
 
 

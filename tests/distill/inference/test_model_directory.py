@@ -280,7 +280,9 @@ def test_a_model_directory_is_usable_from_anywhere(trained, tmp_path, monkeypatc
         assert (away / "z" / "tokenizer.json").exists()
         capsys.readouterr()
         assert main.main(["eval", f"--model_dir={moved}"]) == 0
-        assert "test accuracy: " in capsys.readouterr().out
+        told = capsys.readouterr()
+        assert "test accuracy: " in told.out
+        assert "rows of split 'test' have the input of a training row" in told.err
     finally:
         moved.rename(trained / "runs" / "a")
         (trained / "gone.model").rename(trained / "sp.model")

@@ -1,6 +1,7 @@
 """Each check of a run's arguments, with the run of the other tests and one change."""
 
 import dataclasses
+import functools
 
 import pytest
 
@@ -173,9 +174,23 @@ def test_a_cache_is_checked_in_place_of_the_rows(tmp_path, arguments, sums):
     assert checks.check(**given) is None
 
 
-def test_a_run_warns_of_rows_that_are_trained_on(tmp_path, arguments, capsys):
+def test_a_run_warns_of_rows_that_are_trained_on(tmp_path, arguments, sums, capsys, caplog):
     arguments["loop"] = dataclasses.replace(arguments["loop"], train_steps=1)
     train.train(str(tmp_path / "run"), **arguments, quiet=True)
     assert "WARNING 10 of 10 rows of split 'test' have the input of a training row" in capsys.readouterr().err
     found = record.read(tmp_path / "run").data
     assert found["test"].seen == 10 and found["train"].seen is None
+    train.train(str(tmp_path / "run"), **arguments, quiet=True)
+    assert [text for text in caplog.messages if text.startswith("10 of 10 rows of split 'test' have the input")]
+    again = functools.partial(checks.scored_again, tmp_path / "run")
+    for task in (sums.label, sums.rationale):
+        (warning,) = again(task, "test", 10)
+        assert warning.startswith("10 of 10 rows of split 'test' have the input of a training row")
+    assert again(sums.label, "test", 3)[0].startswith("10 of 10 rows of split 'test' that the training scored have")
+    assert again(sums.label, "train", 40) == []
+    write_rows(tmp_path / "test.jsonl", 10, start=51)
+    registration.call_of(sums.label)()  # forgets the rows that it has read
+    (warning,) = again(sums.label, "test", 10)
+    assert warning.startswith("the rows of split 'test', or the way their answers are compared, are not those of the")
+    (tmp_path / "run" / record.FILE).unlink()
+    assert again(sums.label, "test", 10) == checks.seen_before(tmp_path / "run") == []
