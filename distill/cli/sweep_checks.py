@@ -360,8 +360,13 @@ def _fills(mesh: Any, target: Any) -> bool:
     return True
 
 
-def table(runs: Sequence[Run], costs: Mapping[str, Cost], numbers: Mapping[str, int] = {}) -> Table:
-    """Returns one row per run: its number (of ``numbers``, else its position), levels, updates, operations and state."""
+def table(
+    runs: Sequence[Run], costs: Mapping[str, Cost], numbers: Mapping[str, int] = {}, *, only_checked: bool = False
+) -> Table:
+    """Returns one row per run: its number (of ``numbers``, else its position), levels, updates, operations and state.
+
+    ``only_checked``: the runs are the probes of a search, which are never trained.
+    """
     names = list(dict.fromkeys(axis for run in runs for axis in run.values))
     out = Table()
     for name in ("run", *names):
@@ -379,7 +384,7 @@ def table(runs: Sequence[Run], costs: Mapping[str, Cost], numbers: Mapping[str, 
             str(cost.steps),
             f"{cost.flops:.3g}",
             "" if reached is None else str(reached),
-            outcomes.state(run, held=False),
+            "only checked" if only_checked else outcomes.state(run, held=False),
         )
     return out
 

@@ -46,7 +46,12 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
         chosen = sweep_planning.chosen(sweep, made, options)
         made = dataclasses.replace(made, runs=[run for runs in chosen for run in runs])
         configurations.describe(made.runs)
-    console.print(sweep_checks.table(made.runs or probes, configurations.costs, numbers))
+    only_checked = bool(probes) and not made.runs
+    shown_runs = probes if only_checked else made.runs
+    console.print(sweep_checks.table(shown_runs, configurations.costs, numbers, only_checked=only_checked))
+    if only_checked:
+        text = "these runs have the levels and the ends of the ranges; the search chooses the points that are trained"
+        console.print(text, highlight=False, soft_wrap=True)
     long = sweep_checks.truncation_lines([*made.runs, *probes], configurations.truncated)
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
     seen = configurations.seen_rows([*made.runs, *probes])

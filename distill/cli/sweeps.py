@@ -305,10 +305,11 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
         run(scheduler.PlannedWork(alone, options.retries))
         if not made.start.done:
             raise SweepError(f"{made.start.name}, which all runs start from, failed; its log is in its folder")
-    _say(options)(execution.opening(made, options.retries))
     if sweep.search is None:
+        _say(options)(execution.opening(made, options.retries))
         run(scheduler.PlannedWork(made, options.retries))
     else:
+        _say(options)(search.opening(made, sweep.search, options.retries))
         split, metric = made.selected_by
         run(search.SearchWork(sweep, retries=options.retries, validation_split=split, metric=metric))
     made = plan.read_plan(sweep.directory)

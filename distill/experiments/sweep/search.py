@@ -6,7 +6,8 @@ in it. Trial n is drawn by a sampler with the seed ``seed + n``, so that one wor
 a restart, and several workers draw different points.
 
 Pruning compares the validation scores of a trial's first seed while it trains, from ``evaluations.jsonl``, with those of
-the other trials at the same step (``MedianPruner``). A pruned trial's runs end early and are recorded as pruned.
+the other trials at the same step (``MedianPruner``); equal scores prune nothing. The first validation, where little is
+learned yet, is reported only. A pruned trial's runs end early and are recorded as pruned.
 """
 
 import importlib.util
@@ -22,6 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
+from distill.counting import counted
 from distill.experiments.sweep import files, leases, outcomes
 from distill.experiments.sweep.execution import open_runs
 from distill.experiments.sweep.levels import SEED, Level, SweepError, is_active, rounded
@@ -174,7 +176,7 @@ class SearchWork:
         for step, value in scores[self._seen.get(name, 0) :]:
             self._seen[name] = self._seen.get(name, 0) + 1
             trial.report(value, step)
-            if trial.should_prune():
+            if self._seen[name] > 1 and trial.should_prune():
                 for run in read_plan(self._sweep.directory).runs:
                     if _number(run.name) == _number(name):
                         outcomes.note_pruned(run, step, value)
@@ -283,6 +285,28 @@ def validation_scores(directory: Path, split: str, metric: str) -> list[tuple[in
     ]
 
 
+def opening(plan: Plan, search: Search, retries: int = 0) -> str:
+    """Returns the line that a search begins with: how many trials there are, have ended and are to do.
+
+    Args:
+      plan: the runs of the trials that have begun.
+      search: the search.
+      retries: how often a run that fails is repeated.
+    """
+    trials: dict[int, list[Run]] = {}
+    for run in plan.runs:
+        trials.setdefault(_number(run.name), []).append(run)
+    ended = [runs for runs in trials.values() if not open_runs(runs, retries)]
+    parts = [counted(search.trials, "trial"), f"{sum(all(run.done for run in runs) for runs in ended)} done already"]
+    pruned = sum(any(outcomes.pruned(run) for run in runs) for runs in ended)
+    failed = sum(bool(outcomes.given_up(runs, retries)) for runs in ended)
+    parts += [f"{number} {name} before" for number, name in ((failed, "failed"), (pruned, "pruned")) if number]
+    return ", ".join([*parts, f"{max(0, search.trials - len(ended))} to do"])
+
+
+_STATES = {"complete": "done", "fail": "failed"}  # Optuna's names of states → those of a run
+
+
 def summary(directory: Path, search: Search, metric: str = "accuracy") -> str:
     """Returns one line: the numbers of trials by state, and the best validation score with its values.
 
@@ -294,10 +318,14 @@ def summary(directory: Path, search: Search, metric: str = "accuracy") -> str:
     study = open_study(directory, search, metric)
     trials = study.get_trials(deepcopy=False)
     counts = {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState}
-    shown = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    shown = ", ".join(f"{count} {_STATES.get(name, name)}" for name, count in counts.items() if count)
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE and trial.value is not None]
     if not complete:
         return f"{len(trials)} of {search.trials} trials ({shown or 'none'})"
     best = (max if metrics.higher_is_better(metric) else min)(complete, key=lambda trial: trial.value or 0.0)
-    values = ", ".join(f"{name}={value}" for name, value in best.params.items())
-    return f"{len(trials)} of {search.trials} trials ({shown}); best on validation: {best.value:.4f} with {values}"
+    run = next(run for run in read_plan(directory).runs if _number(run.name) == best.number)
+    values = ", ".join(f"{name}={value}" for name, value in run.values.items() if name != SEED)  # as table and CSV
+    of = f"{_PREFIX}{best.number:04d}"
+    return (
+        f"{len(trials)} of {search.trials} trials ({shown}); best on validation: {best.value:.4f}, {of} with {values}"
+    )

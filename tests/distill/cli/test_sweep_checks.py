@@ -11,7 +11,7 @@ from distill.cli import sweep_checks
 from distill.data import cache, examples
 from distill.data.packing import Layout
 from distill.experiments.sweep import reading
-from distill.experiments.sweep.estimates import Bound
+from distill.experiments.sweep.estimates import Bound, Cost
 from distill.model.network import T5Config
 from distill.precompile.model_flops import forward_flops
 from distill.sharding.partitioning import MeshConfig
@@ -140,3 +140,12 @@ def test_lines_of_bounds():
     ]
     with pytest.raises(AttributeError):
         small.seconds = 1.0
+
+
+def test_probes_of_a_search_are_shown_as_only_checked(tmp_path):
+    source = {"axes": {"LAMBDA": [1, 2]}, "directory": str(tmp_path / "out")}
+    runs = reading.from_document(source, {}, tmp_path / "a.yaml").runs()
+    costs = {run.name: Cost(8, 1e9) for run in runs}
+    for only_checked, state in ((True, "only checked"), (False, "waiting")):
+        table = sweep_checks.table(runs, costs, only_checked=only_checked)
+        assert list(table.columns[-1].cells) == [state] * 2

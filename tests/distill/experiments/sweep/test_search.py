@@ -77,7 +77,11 @@ def test_axes_exist_where_their_condition_holds(tmp_path):
     line = search.summary(tmp_path / "out", sweep.search)
     runs = plan.read_plan(tmp_path / "out").runs
     best = max(1 / (1 + abs(math.log(run.numbers.get("LAMBDA", run.numbers.get("rates"))))) for run in runs)
-    assert line.startswith("8 of 8 trials (8 complete); best on validation: ") and f"{best:.4f}" in line
+    assert line.startswith(f"8 of 8 trials (8 done); best on validation: {best:.4f}, trial-000")
+    shown = dict(text.split("=") for text in line.partition(" with ")[2].split(", "))
+    assert shown in [{axis: level for axis, level in run.values.items() if axis != "RANDOM_SEED"} for run in runs], (
+        "the values are spelt as in table and CSV"
+    )
 
 
 def test_two_workers_take_different_trials_and_no_more_than_there_are(tmp_path):
@@ -104,14 +108,29 @@ def test_a_trial_far_below_the_median_is_pruned_and_never_on_test(tmp_path):
         finish(group)
         one.finished(group)
     group = one.next()
+    sweep = reading.read(tmp_path / "s.yaml", tmp_path / "out")
+    assert search.opening(plan.read_plan(tmp_path / "out"), sweep.search) == "5 trials, 4 done already, 1 to do"
     validation(group[0], [0.1], test=0.9)
+    assert not one.is_hopeless(group), "little is learned at the first validation"
+    validation(group[0], [0.1, 0.2], test=0.9)
     assert one.is_hopeless(group)
-    assert [outcomes.pruned(run) for run in group] == [{"step": 10, "value": 0.1}] * 2
+    assert [outcomes.pruned(run) for run in group] == [{"step": 20, "value": 0.2}] * 2
     one.finished(group)
     assert one.is_over() and one.next() is None
-    sweep = reading.read(tmp_path / "s.yaml", tmp_path / "out")
     line = search.summary(tmp_path / "out", sweep.search)
-    assert "1 pruned" in line and "4 complete" in line
+    assert "1 pruned" in line and "4 done" in line
+    opening = search.opening(plan.read_plan(tmp_path / "out"), sweep.search)
+    assert opening == "5 trials, 4 done already, 1 pruned before, 0 to do"
+
+
+def test_trials_that_have_learned_nothing_are_not_pruned(tmp_path):
+    one = work(tmp_path, trials=4, sampler="random")
+    for _ in range(4):
+        group = one.next()
+        validation(group[0], [0.0, 0.0])
+        assert not one.is_hopeless(group)
+        finish(group)
+        one.finished(group)
 
 
 def test_of_losses_the_lowest_is_the_best(tmp_path):
@@ -121,14 +140,14 @@ def test_of_losses_the_lowest_is_the_best(tmp_path):
     one = search.SearchWork(sweep, metric="loss")
     for loss in (0.6, 0.5, 0.4, 0.3, 9.0):
         group = one.next()
-        validation(group[0], [loss], metric="loss")
+        validation(group[0], [loss, loss], metric="loss")
         assert one.is_hopeless(group) == (loss == 9.0)
         for run in group if loss < 9.0 else ():
             (run.directory / "result.json").parent.mkdir(parents=True, exist_ok=True)
             (run.directory / "result.json").write_text(json.dumps({"best": loss, "test": {}}))
         one.finished(group)
     line = search.summary(tmp_path / "out", sweep.search, "loss")
-    assert "4 complete" in line and "best on validation: 0.3000 with " in line
+    assert "4 done" in line and "best on validation: 0.3000, trial-0003 with " in line
     with pytest.raises(
         SweepError, match=r"'accuracy': expected a study .* to maximize it; got one to minimize its metric"
     ):
@@ -150,7 +169,7 @@ def test_a_failed_trial_is_told_to_the_study_and_the_next_follows(tmp_path):
     one.finished(group)
     assert one.next()[0].name.startswith("trial-0001")
     sweep = reading.read(tmp_path / "s.yaml", tmp_path / "out")
-    assert "1 fail" in search.summary(tmp_path / "out", sweep.search)
+    assert "1 failed" in search.summary(tmp_path / "out", sweep.search)
 
 
 def test_another_space_is_refused(tmp_path):
@@ -217,5 +236,5 @@ def test_workers_train_the_trials_and_end_hopeless_ones(tmp_path):
     assert "trial-0005__RANDOM_SEED-7 pruned" in lines
     sweep = reading.read(tmp_path / "s.yaml", tmp_path / "out")
     line = search.summary(tmp_path / "out", sweep.search)
-    assert line.startswith("6 of 6 trials (") and "3 complete" in line and "3 pruned" in line
-    assert "best on validation: 0.9000" in line
+    assert line.startswith("6 of 6 trials (") and "3 done" in line and "3 pruned" in line
+    assert "best on validation: 0.9000, trial-0000 with " in line
