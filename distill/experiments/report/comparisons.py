@@ -24,10 +24,12 @@ class Comparison:
 
     Attributes:
       a, b: the settings.
-      seeds: pairs of runs.
+      seeds: pairs of runs: the seeds that both have.
       same_seeds: whether the two runs of a pair have the same seed.
-      difference: mean difference as shown, with its bootstrap interval; without one if no spread was seen.
-      p: of no difference, from the variance components; ``mcnemar`` for one seed and without spread; nan if not known.
+      difference: mean difference of the pairs as shown, with its bootstrap interval; without one if no spread was seen.
+      of_means: difference of the means over all seeds of each setting, as shown beside the settings.
+      p: of no difference, from the variance components; ``mcnemar`` without spread; nan if not known, and for one pair,
+        which compares two students.
       p_holm: corrected over all pairs shown.
       only_a, only_b: rows that only one of the two has right, summed over seeds.
       mcnemar: McNemar's exact p-value, merged over seeds; nan without rows.
@@ -40,6 +42,7 @@ class Comparison:
     seeds: int
     same_seeds: bool
     difference: statistics.Interval
+    of_means: float
     p: float
     p_holm: float
     only_a: int
@@ -50,13 +53,28 @@ class Comparison:
 
     @property
     def apart(self) -> bool:
-        """Whether the two can be distinguished: the corrected p-value is less than 0.05."""
-        return self.p_holm < statistics.ALPHA
+        """Whether the two can be distinguished: the corrected p-value is below 0.05, and the means over all seeds agree."""
+        return self.p_holm < statistics.ALPHA and self.agree
+
+    @property
+    def agree(self) -> bool:
+        """Whether the means over all seeds of each setting differ in the direction of the pairs."""
+        return not self.partial or self.of_means * self.difference.value > 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether a setting has seeds that are in no pair, so that its mean is of other runs than the difference."""
+        return self.seeds < max(len(self.a.runs), len(self.b.runs))
 
     @property
     def tested(self) -> bool:
-        """Whether there is a test: one seed without judged rows has none, nor seeds that all differ by the same."""
+        """Whether there is a test of the settings: one pair has none, nor have seeds that all differ by the same."""
         return not math.isnan(self.p_holm)
+
+    @property
+    def students_apart(self) -> bool:
+        """Whether the students of the one pair differ; this says nothing of other seeds."""
+        return self.seeds == 1 and self.mcnemar_holm < statistics.ALPHA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,11 +85,13 @@ class Family:
       comparisons: the pairs.
       rule: which pairs were chosen, in words.
       cochran: p-value of all settings having the same accuracy, merged over seeds; nan without rows.
+      cochran_seeds: the number of these seeds: those that all settings have.
     """
 
     comparisons: tuple[Comparison, ...]
     rule: str
     cochran: float
+    cochran_seeds: int
 
 
 def selected(evidence: Evidence) -> Cell:
@@ -178,7 +198,7 @@ def compare(evidence: Evidence, choice: str = "") -> Family:
     found = [
         dataclasses.replace(each, p_holm=p, mcnemar_holm=q) for each, p, q in zip(found, corrected, rows, strict=True)
     ]
-    return Family(tuple(found), rule, _cochran(evidence))
+    return Family(tuple(found), rule, *_cochran(evidence))
 
 
 def _pairs(evidence: Evidence, choice: str) -> tuple[list[tuple[Cell, Cell]], str]:
@@ -242,7 +262,15 @@ def oriented(family: Family, a: Cell, b: Cell) -> Comparison | None:
 def turned(each: Comparison) -> Comparison:
     """The same comparison as ``b`` minus ``a``."""
     interval = statistics.Interval(-each.difference.value, -each.difference.high, -each.difference.low)
-    return dataclasses.replace(each, a=each.b, b=each.a, difference=interval, only_a=each.only_b, only_b=each.only_a)
+    return dataclasses.replace(
+        each,
+        a=each.b,
+        b=each.a,
+        difference=interval,
+        of_means=-each.of_means,
+        only_a=each.only_b,
+        only_b=each.only_a,
+    )
 
 
 def _compare(evidence: Evidence, a: Cell, b: Cell, pairs: int) -> Comparison | None:
@@ -263,14 +291,17 @@ def _compare(evidence: Evidence, a: Cell, b: Cell, pairs: int) -> Comparison | N
     ]
     by_rows = statistics.merged([p for *_, p in tables]) if tables else math.nan
     p = components.p
-    if tables and (len(ours) == 1 or math.isnan(p)):
-        p = by_rows  # exact for one pair of runs, and valid where all differences are the same
+    if len(ours) == 1:
+        p = math.nan  # how much seeds differ is not known, so nothing tests the settings
+    elif tables and math.isnan(p):
+        p = by_rows  # valid where all differences are the same
     return Comparison(
         a,
         b,
         len(ours),
         same,
         interval,
+        evidence.cell_interval(a).value - evidence.cell_interval(b).value,
         p,
         math.nan,
         sum(table[0] for table in tables),
@@ -281,7 +312,7 @@ def _compare(evidence: Evidence, a: Cell, b: Cell, pairs: int) -> Comparison | N
     )
 
 
-def _cochran(evidence: Evidence) -> float:
+def _cochran(evidence: Evidence) -> tuple[float, int]:
     cells = evidence.part.cells
     common = [seed for seed in cells[0].seeds if all(seed in cell.seeds for cell in cells)]
     values = []
@@ -289,4 +320,4 @@ def _cochran(evidence: Evidence) -> float:
         runs = [cell.runs[cell.seeds.index(seed)] for cell in cells]
         if all(run in evidence.correct for run in runs):
             values.append(statistics.cochran(np.stack([evidence.correct[run] for run in runs])))
-    return statistics.merged(values) if values and len(cells) > 1 else math.nan
+    return (statistics.merged(values) if values and len(cells) > 1 else math.nan), len(values)

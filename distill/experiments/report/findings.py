@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from distill.counting import counted
 from distill.experiments.report import comparisons, next_runs, quantities, settings, statistics
 from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.answers import EqualShare, SmallestModel
 from distill.experiments.report.cost import Cost, Costs
 from distill.experiments.report.optimum import Optimum, Unfitted
+from distill.experiments.report.parabola import Fit
 from distill.experiments.report.proposals import of_line
 from distill.experiments.report.settings import RATE
 from distill.experiments.report.text import large, number, one_line, p_value, signed
@@ -91,27 +93,69 @@ def unfitted_sentence(found: Unfitted) -> str:
 
 
 def verdict(analysis: Analysis, comparison: comparisons.Comparison, ours: str, theirs: str) -> str:
-    """One sentence about a comparison: the effect with its interval, then the corrected p-value."""
+    """A comparison: the effect with its interval, the corrected p-value, and the seeds that it rests on, if not all."""
     effect = gap(analysis, comparison.difference)
     pairs = len(analysis.family.comparisons)
     corrected = f"p = {p_value(comparison.p_holm)}".replace("= <", "<")
     corrected += f" after Holm's correction over {pairs} pairs" if pairs > 1 else ""
+    on, means = "", ""
+    if comparison.partial:
+        on, means = f", {seeds_text(comparison)}", f" {means_text(analysis, comparison)}"
+    if comparison.seeds == 1:
+        return f"{_students(analysis, comparison, ours, theirs)} {needs(analysis, comparison)}{means}"
     if not comparison.tested:
-        why = "one seed without judged rows gives no test"
-        if comparison.seeds > 1:
-            why = f"no spread between {comparison.seeds} seeds, no test"
-        return f"{ours} differs from {theirs} by {effect}; {why}."
+        return (
+            f"{ours} differs from {theirs} by {effect}{on}; no spread between {comparison.seeds} seeds, no test.{means}"
+        )
     if comparison.apart:
         word = "better" if analysis.evidence.sign * comparison.difference.value > 0 else "worse"
-        return f"{ours} is {word} than {theirs}: {effect}, {corrected}."
-    return f"{ours} and {theirs} cannot be distinguished: {effect}, {corrected}. {needs(analysis, comparison)}"
+        return f"{ours} is {word} than {theirs}: {effect}, {corrected}{on}.{means}"
+    text = f"{ours} and {theirs} cannot be distinguished: {effect}, {corrected}{on}.{means}"
+    return (
+        text
+        if not comparison.agree and comparison.p_holm < statistics.ALPHA
+        else f"{text} {needs(analysis, comparison)}"
+    )
+
+
+def _students(analysis: Analysis, comparison: comparisons.Comparison, ours: str, theirs: str) -> str:
+    """What one pair of runs shows: whether two students differ, not two settings."""
+    effect = gap(analysis, comparison.difference)
+    text = (
+        f"{ours} and {theirs} are compared by one run of each, which compares two students, not two settings: {effect}"
+    )
+    if math.isnan(comparison.mcnemar_holm):
+        return f"{text}, no test."
+    differ = "differ" if comparison.students_apart else "are not shown to differ"
+    p = f"p = {p_value(comparison.mcnemar_holm)}".replace("= <", "<")
+    return f"{text}; the two students {differ} (McNemar's {p})."
+
+
+def seeds_text(comparison: comparisons.Comparison) -> str:
+    """The seeds that a comparison rests on: ``5 seeds``, or ``on the 2 seeds that both have``."""
+    number = comparison.seeds
+    if not comparison.partial:
+        return counted(number, "seed")
+    if not comparison.same_seeds:
+        return f"on {counted(number, 'pair')} of seeds"
+    return f"on the {counted(number, 'seed')} that both have" if number > 1 else "on the one seed that both have"
+
+
+def means_text(analysis: Analysis, comparison: comparisons.Comparison) -> str:
+    """Why the difference is not that of the means shown, which are over all seeds of each setting."""
+    of_means = gap(analysis, statistics.Interval(comparison.of_means))
+    numbers = f"{len(comparison.a.runs)} and {len(comparison.b.runs)} seeds"
+    text = f"The means shown, of {numbers}, differ by {of_means}"
+    if not comparison.agree and comparison.of_means * comparison.difference.value < 0:
+        return f"{text}, in the other direction."
+    return f"{text}."
 
 
 def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
     """The number of seeds or rows at which a difference of the observed size is detected."""
     need = comparison.needed
     if comparison.seeds < 2:
-        return f"How much seeds differ is not known from one seed; train at least {FEW_SEEDS}."
+        return f"A statement about settings needs at least {FEW_SEEDS} seeds that both have."
     if need.difference == 0:
         return "The two have the same score; no number of seeds distinguishes them."
     if not comparison.difference.known:
@@ -119,7 +163,7 @@ def needs(analysis: Analysis, comparison: comparisons.Comparison) -> str:
     of = f"A difference of {number(need.difference, 2)}{' points' if analysis.evidence.scale == 100 else ''}"
     ways = []
     if need.seeds is not None:
-        ways.append(f"{need.seeds:,} seeds of each")
+        ways.append(f"{need.seeds:,} seeds {'that both have' if comparison.partial else 'of each'}")
     if need.rows is not None:
         ways.append(f"{need.rows:,} test rows")
     if not ways:
@@ -134,7 +178,10 @@ def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
     of = of_line(optimum.line)
     low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
     scope = f"between {number(low, 2)} and {number(high, 2)}"
-    if not optimum.bounded:
+    if not optimum.bounded and _is_lowest_inside(optimum.fit):
+        text = f"Best effective λ{of}: not bounded by these runs; the fit has its lowest score, not its highest, inside"
+        text += f" their range, so the best λ may be below {number(low, 2)} or above {number(high, 2)}."
+    elif not optimum.bounded:
         end = f"below {number(low, 2)}" if optimum.lam.value == 0 else f"above {number(high, 2)}"
         text = f"Best effective λ{of}: not bounded by these runs; the fit still rises towards values {end}."
     else:
@@ -142,6 +189,12 @@ def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
         text += f", fitted to validation scores at λ {scope}"
         text += f"; {gap(analysis, optimum.gain)} against λ = 1 by the fit." if optimum.gain else "."
     return (text + _weak_text(optimum)).replace("= <", "<")
+
+
+def _is_lowest_inside(curve: Fit) -> bool:
+    """Whether the fitted parabola opens upwards around a minimum within the trained range."""
+    _, slope, bend = curve.coefficients
+    return bool(bend > 0 and curve.low < curve.centre - slope / (2 * bend) < curve.high)
 
 
 def _weak_text(optimum: Optimum) -> str:

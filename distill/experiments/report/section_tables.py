@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+from distill.counting import counted
 from distill.experiments.report import (
     charted,
     comparisons,
@@ -16,6 +17,7 @@ from distill.experiments.report.analysis import Analysis
 from distill.experiments.report.blocks import Block, Cell, Chart, Examples, Point, Series, Table, Text
 from distill.experiments.report.cost import Cost
 from distill.experiments.report.text import large, number, one_line, p_value
+from distill.experiments.sweep.levels import FEW_SEEDS
 
 _SEEN = "test rows seen in training"
 _MOST_COLUMNS = 8  # settings beside each other in the table of differences
@@ -30,9 +32,12 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
         family.comparisons,
         key=lambda each: (each.p_holm if each.tested else 2.0, -abs(each.difference.value)),
     )
-    rows = []
+    partial = any(each.partial for each in ordered)
+    rows: list[tuple[Cell | str, ...]] = []
     for each in ordered:
         word = Cell("cannot be distinguished" if each.tested else "no test", "soft")
+        if each.seeds == 1 and not math.isnan(each.mcnemar_holm):
+            word = Cell(f"two students {'differ' if each.students_apart else 'are not shown to differ'}", "soft")
         if each.apart:
             word = Cell("first is better", "good")
         need = "–" if each.apart else _short_need(each)
@@ -41,6 +46,8 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
                 one_line(each.a.label),
                 one_line(each.b.label),
                 Cell(findings.gap(analysis, each.difference), "best" if each.apart else ""),
+                f"{each.seeds} of {len(each.a.runs)} and {len(each.b.runs)}" if each.partial else str(each.seeds),
+                *([findings.gap(analysis, statistics.Interval(each.of_means))] if partial else []),
                 p_value(each.p),
                 p_value(each.p_holm),
                 f"{each.only_a:,} : {each.only_b:,}",
@@ -50,25 +57,22 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
             )
         )
     note = (
-        f"Pairs: {family.rule}. Differences are paired by seed and test row; intervals from a bootstrap over both, p from "
-        "the variance components of both, or McNemar's for one seed and where nothing varies. Corrected: Holm, over all "
-        "pairs here. McNemar: exact, per seed, merged by "
+        f"Pairs: {family.rule}. Differences are paired by seed and test row, on the shared seeds; intervals from a "
+        "bootstrap over both, p from the variance components of both, or McNemar's where nothing varies. One shared seed "
+        "compares two students, not two settings: there is no p, and the interval is over rows only. Corrected: Holm, over "
+        "all pairs here. McNemar: exact, per seed, merged by "
         "Rüger's rule. McNemar and Cochran use only rows that the settings answer differently in one seed: n such rows "
         "give McNemar's p of at least 2^(1−n), and of two seeds the larger p counts, so one seed without such rows gives "
         "p = 1, however clear the other is. Needed: for the observed difference, at level 0.05 with power 0.8."
     )
+    if partial:
+        note += (
+            " Means shown: those of all seeds of each setting. They differ by another number than the pairs where settings "
+            "share only some seeds; no setting is called better if they point in the other direction."
+        )
     blocks: list[Block] = []
     if not math.isnan(family.cochran):
-        count = len(analysis.part.cells)
-        verdict = (
-            "the settings differ" if family.cochran < statistics.ALPHA else "no difference between settings is shown"
-        )
-        blocks.append(
-            Text(
-                f"Cochran's Q over all {count} settings: p = {p_value(family.cochran)}; {verdict}.".replace("= <", "<"),
-                "plain",
-            )
-        )
+        blocks.append(Text(_deciding(analysis), "plain"))
     if any(not each.same_seeds for each in family.comparisons):
         blocks.append(
             Text("Some settings have no seed in common; their runs are paired in the order of seeds.", "note")
@@ -79,6 +83,8 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
                 "first",
                 "second",
                 "difference (95 % interval)",
+                "shared seeds",
+                *(["means shown differ by"] if partial else []),
                 "p",
                 "p corrected",
                 "only first : second right",
@@ -89,16 +95,31 @@ def comparisons_blocks(analysis: Analysis) -> list[Block]:
             tuple(rows),
             "",
             note,
-            (3, 4, 5, 6),
+            tuple(range(3, 9 if partial else 8)),
         )
     )
     return blocks
 
 
+def _deciding(analysis: Analysis) -> str:
+    """Which test decides the verdicts, and what the others are for."""
+    family, count = analysis.family, len(analysis.part.cells)
+    q = f"p = {p_value(family.cochran)}".replace("= <", "<")
+    of = f"on {counted(family.cochran_seeds, 'seed')} that all have"
+    students = ", so it compares students" if family.cochran_seeds == 1 else ""
+    return (
+        "The verdicts rest on p corrected. McNemar's test of a pair and Cochran's Q over all "
+        f"{count} settings ({q}, {of}{students}) are checks that use one seed at a time and have less power; they decide "
+        "no verdict."
+    )
+
+
 def _short_need(each: comparisons.Comparison) -> str:
     need = each.needed
     if each.seeds < 2:
-        return "more seeds"
+        return f"at least {FEW_SEEDS} seeds"
+    if each.p_holm < statistics.ALPHA:  # the means over all seeds differ in the other direction
+        return "more shared seeds"
     if need.difference == 0:
         return "no difference"
     if not each.difference.known:
@@ -295,7 +316,7 @@ def configuration_blocks(analysis: Analysis) -> list[Block]:
 def provenance_blocks(analysis: Analysis) -> list[Block]:
     """Code, machine and data of the runs."""
     runs = analysis.part.runs
-    rows = []
+    rows: list[tuple[Cell | str, ...]] = []
     for name, values in history.provenance(runs):
         if len(values) == 1 and values[0][1] == len(runs):
             text = one_line(values[0][0])

@@ -79,6 +79,11 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
             if found.tested:
                 verdict = "significant" if found.apart else "cannot be distinguished"
                 verdict += f", p = {p_value(found.p_holm)}".replace("= <", "<")
+            if found.seeds == 1:
+                verdict = "two students of one seed, not two settings"
+            elif found.partial:
+                verdict += f", {findings.seeds_text(found)}"
+                verdict += f"; the means differ by {findings.gap(analysis, statistics.Interval(found.of_means))}"
             unit = " points" if evidence.scale == 100 else ""
             value = signed(found.difference.value, 1 if unit else 3) + unit
             tiles.append(

@@ -1,5 +1,6 @@
 """Pairs, their tests and the better one first; a comparison with itself finds nothing."""
 
+import dataclasses
 import itertools
 import types
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from distill.experiments.report import comparisons, findings, section_tables
+from distill.experiments.report import comparisons, findings, section_tables, sections
 from distill.experiments.report.collect import ReportError
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
@@ -120,13 +121,66 @@ def test_equal_students_cannot_be_distinguished(tmp_path):
     assert not one.apart and one.difference.low < 0 < one.difference.high and found.family.cochran > 0.05
 
 
-def test_one_seed_is_tested_by_mcnemar(tmp_path):
+def test_one_seed_compares_students_and_not_settings(tmp_path):
     for method, correct in (("a", [True] * 12 + [False] * 3), ("b", [False] * 10 + [True] * 5)):
         synthetic.write_run(tmp_path / method, correct, configuration={"FORM": method})
     _, found = analysed(tmp_path)
     (one,) = found.family.comparisons
     assert (one.a.label, one.only_a, one.only_b, one.seeds) == ("a", 10, 3, 1)
-    assert one.p == one.mcnemar == pytest.approx(stats.binomtest(3, 13).pvalue)
+    assert one.mcnemar == one.mcnemar_holm == pytest.approx(stats.binomtest(3, 13).pvalue)
+    assert np.isnan(one.p) and not one.apart and not one.tested and not one.students_apart
+    sentence = findings.verdict(found, one, "A", "B")
+    assert sentence.startswith(
+        "A and B are compared by one run of each, which compares two students, not two settings: +46.7 points ("
+    )
+    assert sentence.endswith(
+        "the two students are not shown to differ (McNemar's p = 0.092). A statement about settings needs at least 3 seeds "
+        "that both have."
+    )
+    clear = dataclasses.replace(one, mcnemar_holm=0.0005)
+    text = findings.verdict(found, clear, "A", "B")
+    assert "the two students differ (McNemar's p = 0.0005)" in text and "better" not in text
+    blocks = section_tables.comparisons_blocks(found)
+    assert "better" not in blocks[-1].rows[0][-2].text and blocks[-1].rows[0][-1] == "at least 3 seeds"
+    assert "on 1 seed that all have, so it compares students)" in blocks[0].text
+    tiles = sections.of(found, ())[0].blocks[0].tiles
+    assert tiles[1][2] == "two students of one seed, not two settings"
+
+
+def some_seeds(directory, later):
+    """Six seeds of ``a`` and two of ``b``; the four students of ``a`` alone have ``later`` of 200 rows right."""
+    for method, seed, right in [*(("a", s, 100 if s < 2 else later) for s in range(6)), ("b", 0, 130), ("b", 1, 130)]:
+        correct = np.arange(200) < right
+        folder = directory / f"{method}{seed}"
+        synthetic.write_run(folder, correct, configuration={"FORM": method, "RANDOM_SEED": seed})
+    return analysed(directory)[1]
+
+
+def test_a_pair_names_its_shared_seeds_and_the_difference_of_the_means(tmp_path):
+    found = some_seeds(tmp_path, later=120)
+    (one,) = found.family.comparisons
+    assert (one.seeds, one.partial, one.apart) == (2, True, True)
+    assert one.difference.value == pytest.approx(15) and one.of_means == pytest.approx(65 - 680 / 12)
+    text = findings.verdict(found, one, "B", "A")
+    assert text.startswith("B is better than A: +15.0 points (")
+    assert text.endswith(", on the 2 seeds that both have. The means shown, of 2 and 6 seeds, differ by +8.3 points.")
+    table = section_tables.comparisons_blocks(found)[-1]
+    row = dict(zip(table.headers, table.rows[0]))
+    assert (row["shared seeds"], row["means shown differ by"]) == ("2 of 2 and 6", "+8.3 points")
+    assert row["verdict"].text == "first is better" and "Means shown: those of all seeds of each setting." in table.note
+    (_, tile, *_) = sections.of(found, ())[0].blocks[0].tiles
+    assert "on the 2 seeds that both have; the means differ by " in tile[2]
+
+
+def test_no_setting_is_better_against_the_means_of_all_seeds(tmp_path):
+    found = some_seeds(tmp_path, later=180)
+    (one,) = found.family.comparisons
+    assert one.p_holm < 0.05 and one.of_means < 0 < one.difference.value and not one.apart
+    text = findings.verdict(found, one, "B", "A")
+    assert text.startswith("B and A cannot be distinguished: +15.0 points (")
+    assert text.endswith("The means shown, of 2 and 6 seeds, differ by −11.7 points, in the other direction.")
+    row = section_tables.comparisons_blocks(found)[-1].rows[0]
+    assert (row[-2].text, row[-1]) == ("cannot be distinguished", "more shared seeds")
 
 
 def test_other_seeds_are_paired_in_order(tmp_path):

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 
+import numpy as np
+
 from distill.experiments.report import findings, limits, statistics
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
@@ -21,6 +23,18 @@ def test_what_the_methods_show(methods_analysis, monkeypatch):
             monkeypatch.setitem(run.record["selection"], "step", run.record["training"]["steps"])
     (warned,) = limits.warnings(methods_analysis[1])
     assert warned == "In 29 of 30 runs, validation was best at the last step: more steps can change these results."
+
+
+def test_a_fit_that_opens_upwards_names_both_ends_unless_its_minimum_is_outside(rates_analysis):
+    found = rates_analysis[1]
+    optimum = found.optima[0]
+    curve = dataclasses.replace(optimum.fit, coefficients=np.array([0.4, 0.0, 0.05]), centre=0.0, low=-1.0, high=1.0)
+    open_ = dataclasses.replace(optimum, bounded=False, fit=curve, lam=statistics.Interval(0.0))
+    text = findings.optimum_sentence(found, open_)
+    assert "the fit has its lowest score, not its highest, inside their range" in text
+    assert "so the best λ may be below 0.37 or above 2.7." in text
+    rising = dataclasses.replace(open_, fit=dataclasses.replace(curve, coefficients=np.array([0.4, -0.2, 0.05])))
+    assert "the fit still rises towards values below 0.37." in findings.optimum_sentence(found, rising)
 
 
 def test_what_the_rates_show(rates_analysis):
@@ -58,7 +72,7 @@ def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):
     same = dataclasses.replace(pair, difference=statistics.Interval(100.0))
     assert findings.verdict(found, same, "A", "B").endswith("it is not known how many seeds or rows distinguish them.")
     one = dataclasses.replace(pair, seeds=1)
-    assert "train at least 3" in findings.verdict(found, one, "A", "B")
+    assert "needs at least 3 seeds that both have." in findings.verdict(found, one, "A", "B")
 
 
 def test_two_seeds_give_no_interval_and_constant_answers_are_named(tmp_path):

@@ -7,10 +7,12 @@ from distill.experiments.report.blocks import Table
 def test_pairs_that_cannot_be_distinguished_have_a_need(rates_analysis):
     blocks = section_tables.comparisons_blocks(rates_analysis[1])
     (table,) = [block for block in blocks if isinstance(block, Table)]
-    verdicts = {row[7].text for row in table.rows}
+    verdicts = {row[8].text for row in table.rows}
     assert verdicts == {"first is better", "cannot be distinguished"}
-    assert all((row[8] == "–") == (row[7].text == "first is better") for row in table.rows)
-    assert blocks[0].text.startswith("Cochran's Q over all 12 settings: p ")
+    assert all((row[9] == "–") == (row[8].text == "first is better") for row in table.rows)
+    assert table.headers[3] == "shared seeds" and {row[3] for row in table.rows} == {"5"}
+    assert blocks[0].text.startswith("The verdicts rest on p corrected. McNemar's test of a pair and Cochran's Q over")
+    assert ", on 5 seeds that all have) are checks that use one seed at a time" in blocks[0].text
 
 
 def test_differences_of_many_settings_are_lists(rates_analysis, methods_analysis):
