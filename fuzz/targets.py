@@ -473,6 +473,7 @@ def students() -> Ready:
 def sweeps() -> Ready:
     """``distill.experiments.sweep``: a sweep file and its grid of runs."""
     from distill.experiments import sweep
+    from distill.experiments.sweep import runs
 
     seed = {
         "gin_files": ["gin/recipes/demo_student.gin"],
@@ -491,8 +492,7 @@ def sweeps() -> Ready:
         for each in found.runs():
             if each.directory.parent != found.directory or each.directory.name in (".", ".."):
                 raise Finding(f"a run outside of the sweep's folder: {each.directory}")
-        found.groups()
-        found.fingerprint()
+        runs.grouped(found.runs(), joint_seeds=True)
 
     shipped = Path(importlib.import_module("distill").__file__ or "").parent / "gin" / "sweeps" / "demo.yaml"
     as_json = json.dumps(yaml.safe_load(shipped.read_bytes())).encode()

@@ -1,5 +1,6 @@
 """Random access to the examples of a cache: an index of lengths in memory, tokens read from ArrayRecord shards."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from distill.data.cache import manifest, opening
 from distill.data.counts import Counts
 from distill.data.examples import KnownRows, nothing_usable
 from distill.data.packing import Layout, Sequences
-from distill.tasks import task_ids
+from distill.tasks import registered, task_ids
 
 _READER = {"options": "readahead_buffer_size:0,max_parallelism:0", "file_reader_buffer_size": 8192}
 
@@ -77,7 +78,8 @@ def counts(directory: epath.PathLike, task_name: str, split: str, layout: Layout
     manifest.check_file(path, entry["index"])
     with path.open("rb") as file:
         index = np.load(file, allow_pickle=False)
-    return features.count(index[..., :2], index[..., 2], layout)
+    found = features.count(index[..., :2], index[..., 2], layout)
+    return dataclasses.replace(found, label_is_last=registered.label_is_last(task_name))
 
 
 class CachedExamples:

@@ -200,7 +200,7 @@ def test_a_plan_of_launch_that_cannot_be_written(tmp_path):
     """The task file of an earlier launch stays, whole."""
     (tmp_path / "sky").write_text("#!/bin/sh\ntouch launched\n")
     (tmp_path / "sky").chmod(0o755)
-    (tmp_path / "task.yaml").write_text("of an earlier launch\n")
+    (tmp_path / "task.yaml").write_text(earlier := "# Written by distill launch.\nearlier: true\n")
     line = "launch skypilot --accelerators=A100:1 --task_file=task.yaml -- train --gin.MODEL_DIR=gs://bucket/x"
 
     def limit():
@@ -216,7 +216,7 @@ def test_a_plan_of_launch_that_cannot_be_written(tmp_path):
     assert done.returncode == exit_codes.MACHINE, done.stderr
     assert done.stderr.startswith("distill launch: ") and "File too large" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert (tmp_path / "task.yaml").read_text() == "of an earlier launch\n"
+    assert (tmp_path / "task.yaml").read_text() == earlier
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sky", "task.yaml"]
 
 
