@@ -24,8 +24,8 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
     The checks of a configuration are those of ``distill train`` (:mod:`distill.api.first_checks`).
 
     Raises:
-      SweepError: the directory holds another sweep, runs cannot be trained, or an axis changes nothing. It names the file,
-        the line and the axis that sets the value.
+      SweepError: the directory holds another sweep, runs cannot be trained, bindings set what the sweep itself sets, or an
+        axis changes nothing. It names the file, the line and the axis that sets the value.
     """
     from distill.experiments.sweep import SweepError, plan, planning, remarks
     from distill.inference import own_files
@@ -33,6 +33,8 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
     if not (options.dry_run and sweep.directory.exists()):
         own_files.check_can_be_made("directory", sweep.directory)
     runs, places = _runs(sweep), _Places(sweep, options)
+    for run in runs:
+        _refuse_set_by_sweep(sweep, run, places)
     scans: dict[str, Scan] = {}
     known: dict[str, Scan] = {}  # runs that differ in the seed alone have one configuration
     failed: dict[str, Exception] = {}
@@ -67,6 +69,27 @@ def check(sweep: "Sweep", options: argparse.Namespace) -> None:
             named = {run.name: _identity(run) for run in runs}
             settings = {name: dataclasses.replace(one, configuration=named[name]) for name, one in settings.items()}
         remarks.refuse_idle_axes(sweep, runs, settings, places.of_axis)
+
+
+def _refuse_set_by_sweep(sweep: "Sweep", run: "Run", places: "_Places") -> None:
+    """Raises SweepError if bindings of a run set what the sweep itself sets."""
+    from distill.experiments.sweep import SweepError
+
+    start = sweep.start_run()
+    own = {"MODEL_DIR": "each run has a folder of the sweep's directory, which 'directory' or --directory=DIR names"}
+    if start is not None and run != start:
+        own["INITIAL_CHECKPOINT_PATH"] = "the runs start from that of 'start'; to start from another, delete 'start'"
+    if sweep.vocabulary():
+        own["VOCABULARY_PATH"] = "'start' writes and sets the demo's vocabulary; to use another, delete 'start'"
+    given = [re.split(r"\s*=", text, maxsplit=1)[0] for text in run.bindings]
+    for macro, why in own.items():
+        argument = f"train.{macro.lower()}"
+        names = [name for name in given if name == argument or name.endswith(f".{argument}")]
+        names += [macro] if given.count(macro) > 1 else []  # one is the sweep's
+        if names:
+            raise SweepError(
+                places.named(run, f"{names[0]} (set in {_PLACE}) cannot be set: {why}. Delete this setting")
+            )
 
 
 def _runs(sweep: "Sweep") -> list["Run"]:

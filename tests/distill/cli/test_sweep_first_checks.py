@@ -104,6 +104,34 @@ def test_a_value_of_the_command_line_and_points_of_more(capsys, monkeypatch):
     assert f"LAMBDA (set in axis 'LAMBDA' of s.yaml:10), {LAM}" in line
 
 
+@pytest.mark.parametrize(
+    ("text", "given", "name", "place"),
+    [
+        (TEXT.replace("  TRAIN_STEPS: 10", "  MODEL_DIR: mine"), [], "MODEL_DIR", "'bindings' of s.yaml:8"),
+        (
+            TEXT.replace("  TRAIN_STEPS: 10", "  train.train.model_dir: a"),
+            [],
+            "train.train.model_dir",
+            "'bindings' of s.",
+        ),
+        (with_axis("MODEL_DIR: [a, b]"), [], "MODEL_DIR", "axis 'MODEL_DIR' of s.yaml:10"),
+        (TEXT, ["--gin.MODEL_DIR=mine"], "MODEL_DIR", "the command line"),
+        (TEXT, ['--more={"LAMBDA": 1, "MODEL_DIR": "a"}'], "MODEL_DIR", "'more'"),
+        (TEXT + START.replace("TRAIN_STEPS: ten", "MODEL_DIR: a"), [], "MODEL_DIR", "'start' of s.yaml:12"),
+        (
+            (TEXT + START).replace("TRAIN_STEPS: 10", "INITIAL_CHECKPOINT_PATH: there"),
+            [],
+            "INITIAL_CHECKPOINT_PATH",
+            "'bindings' of s.yaml:8",
+        ),
+        (TEXT + "start: demo_vocabulary\n", [], "VOCABULARY_PATH", "'bindings' of s.yaml:6"),
+    ],
+)
+def test_what_the_sweep_itself_sets_cannot_be_set(text, given, name, place, capsys, monkeypatch):
+    line = said(capsys, monkeypatch, text, *given)
+    assert f"{name} (set in {place}" in line and ") cannot be set: " in line and line.endswith("Delete this setting\n")
+
+
 def test_an_end_of_the_range_of_a_search(capsys, monkeypatch):
     pytest.importorskip("optuna")
     text = TEXT.replace("LAMBDA: [0.5, 2]", "RANDOM: 1").replace("RANDOM: 1", "TRAIN_STEPS: {low: 1.5, high: 2.5}")
