@@ -97,6 +97,11 @@ def beside(path: str | os.PathLike[str], what: str) -> pathlib.Path:
     return path.with_name(f"{path.name.removesuffix('.jsonl')}.{what}")
 
 
+def of_teacher(path: str | os.PathLike[str], name: str) -> pathlib.Path:
+    """The path of the file of one teacher: ``out.jsonl`` → ``out.<teacher>.jsonl``."""
+    return beside(path, f"{slug(name)}.jsonl")
+
+
 def slug(name: str) -> str:
     """A teacher's name as part of a file name.
 

@@ -116,6 +116,8 @@ class ExtractConfig:
             raise ValueError(f"ExtractConfig.teachers: two teachers have the name {twice[0]!r}; set different names")
         for field, allowed in (("rationalise", ("off", "wrong", "all")), ("combine", ("merge", "separate"))):
             validation.check(f"ExtractConfig.{field}", getattr(self, field), allowed)
+        if self.combine == "separate":
+            self._check_files_differ()
         if self.answer is not None:
             validation.check("ExtractConfig.answer", self.answer, metrics.ANSWER_KINDS)
         if self.limit is not None and self.limit < 1:
@@ -131,6 +133,18 @@ class ExtractConfig:
                 )
             if self.cost_cap is not None and teacher.prices is None and isinstance(teacher, ServerConfig):
                 raise ValueError(f"ExtractConfig.cost_cap needs prices; teacher {teacher.called!r} has none")
+
+    def _check_files_differ(self) -> None:
+        """Raises ValueError if two teachers would write one file: some file systems ignore the case of letters."""
+        found: dict[str, str] = {}
+        for name in (teacher.called for teacher in self.teachers):
+            file = rows.of_teacher(self.output, name)
+            if (other := found.setdefault(str(file).casefold(), name)) != name:
+                raise ValueError(
+                    f"ExtractConfig.combine='separate' writes one file per teacher, and teachers {other!r} and {name!r} "
+                    f"have the same, {file}: one would replace the other. Give each a name that differs in letters or "
+                    "digits (of --recorded, another file name), or extract them one after the other with two outputs"
+                )
 
     @property
     def store_path(self) -> str:

@@ -18,7 +18,7 @@ def groups(config: ExtractConfig) -> dict[str, tuple[str, ...]]:
     names = tuple(each.called for each in config.teachers)
     if config.combine == "merge" or len(names) == 1:
         return {config.output: names}
-    return {str(rows.beside(config.output, f"{rows.slug(name)}.jsonl")): (name,) for name in names}
+    return {str(rows.of_teacher(config.output, name)): (name,) for name in names}
 
 
 def check(config: ExtractConfig, records: Sequence[Record], more: Sequence[str] = ()) -> None:

@@ -592,6 +592,10 @@ def test_inputs_that_do_not_fit_the_prompt_are_counted(tmp_path):
         ({"inputs": "x.jsonl"}, "got inputs and records"),
         ({"teachers": ()}, "at least one teacher"),
         ({"teachers": (ServerConfig(model="a"), ServerConfig(model="a"))}, "two teachers have the name 'a'"),
+        (
+            {"teachers": (RecordedConfig("x", "../a"), RecordedConfig("y", "A")), "combine": "separate"},
+            r"teachers '../a' and 'A' have the same, o.A.jsonl: one would replace the other",
+        ),
         ({"samples": 0}, "samples must be ≥ 1"),
         ({"limit": 0}, "limit must be ≥ 1, or None for all rows; got 0"),
         ({"samples": 3, "teachers": (ServerConfig(model="a"),)}, "temperature 0: all samples would be the same"),
