@@ -7,7 +7,7 @@ from typing import Any
 
 from distill.tasks import metrics
 from distill.tasks.dataset import Dataset
-from distill.tasks.records import Record, Report, SourceError, Wrapper
+from distill.tasks.records import ROW, Problem, Record, Report, SourceError, Wrapper
 from distill.validation import quoted
 
 
@@ -38,21 +38,34 @@ class Teachers(Wrapper):
     def __call__(self, split: str, report: Report | None = None) -> Iterator[Record]:
         """Yields the records of the first data set with all teachers' answers.
 
+        Problems of the other data sets are reported with the name of their teacher: those of a reply with its row, rejected
+        rows at the end, unless the first data set reads and rejects the same.
+
         Raises:
           SourceError: two data sets have different inputs for an id.
         """
         name, *others = self._datasets
-        found = {
-            other: {record.id: record for record in self._datasets[other].source(split, Report())}
-            for other in others
-            if split in self._datasets[other].source.splits
-        }
-        for record in self._first.source(split, Report() if report is None else report):
+        report = Report() if report is None else report
+        found: dict[str, dict[str, Record]] = {}
+        rejected: list[Problem] = []
+        of_replies: dict[str, list[Problem]] = {}
+        for other in others:
+            if split not in self._datasets[other].source.splits:
+                continue
+            read = Report()
+            found[other] = {record.id: record for record in self._datasets[other].source(split, read)}
+            for problem in read.problems:
+                named = dataclasses.replace(problem, reason=f"teacher {other!r}: {problem.reason}")
+                (rejected if problem.kind == ROW else of_replies.setdefault(problem.id, [])).append(named)
+        for record in self._first.source(split, report):
+            report.problems += of_replies.pop(record.id, ())
             answers = {name: record}
             for other, by_id in found.items():
                 if record.id in by_id:
                     answers[other] = by_id[record.id]
             yield self._joined(record, answers, split)
+        known = {(problem.file, problem.line) for problem in report.rejected if problem.file}
+        report.problems += [problem for problem in rejected if (problem.file, problem.line) not in known]
 
     def _joined(self, record: Record, answers: Mapping[str, Record], split: str) -> Record:
         votes: collections.Counter[str] = collections.Counter()

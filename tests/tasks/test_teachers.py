@@ -2,9 +2,9 @@
 
 import pytest
 
-from distill.tasks import svamp, teachers
+from distill.tasks import jsonl, svamp, teachers
 from distill.tasks.dataset import Dataset
-from distill.tasks.records import Record, SourceError
+from distill.tasks.records import Record, Report, SourceError
 
 
 def dataset(name, rows, **settings):
@@ -38,6 +38,26 @@ def test_inputs_must_agree_and_there_must_be_two():
         list(teachers.joined({"a": dataset("a", A), "b": other}).records("train"))
     with pytest.raises(ValueError, match=r"at least two data sets; got \['a'\]"):
         teachers.joined({"a": dataset("a", A)})
+
+
+def test_problems_of_all_teachers_are_reported_with_their_rows(write, tmp_path):
+    rows = [{"id": str(n), "input": f"q{n}", "reply": f"It is {n}. The answer is ({n})."} for n in range(4)]
+    write.lines(tmp_path / "a.jsonl", [*rows, {"id": "bad"}])
+    write.lines(
+        tmp_path / "b.jsonl",
+        [rows[0], rows[1] | {"reply": "No."}, {"id": "2"}, {"id": "9", "input": "q9", "reply": "No."}],
+    )
+    names = {"a": "a.jsonl", "b": "b.jsonl", "again": "a.jsonl"}
+    datasets = {
+        name: jsonl.dataset({"train": tmp_path / file}, parser="svamp", answer="equation")
+        for name, file in names.items()
+    }
+    report = Report()
+    both = teachers.joined(datasets, validation_fraction=0.0)
+    assert len(list(both.records("train", report))) == 4
+    found = [(problem.kind, problem.reason.partition(":")[0], problem.id, problem.line) for problem in report.problems]
+    b, (_, reason, _, _) = "teacher 'b'", found[1]
+    assert found == [("reply", b, "1", 2), ("row", reason, "", 5), ("row", b, "", 3)] and reason.startswith("the row")
 
 
 def test_the_papers_two_teachers(svamp_dir, write):
