@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from distill import exit_codes, terminal
+from distill import exit_codes, outputs, terminal
 from distill.cli import flags
 from distill.teacher.assembly import rows
 from distill.teacher.assembly.assemble import MISFIT
@@ -251,6 +251,8 @@ def run_extract(
         ids = rows.beside(output, "wrong.json")
         rows.check_place(output)
         files.check(config, selected.records, [selected.file])
+        if not overwrite:
+            outputs.check_own("the file of ids", ids, wrong.is_ids, "distill extract")
         wrong.write_ids(selected, ids)
         print(f"ids: {ids}")
     try:

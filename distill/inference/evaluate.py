@@ -5,7 +5,7 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ import seqio
 from etils import epath
 from flax import linen as nn
 
-from distill import atomic_files, validation
+from distill import atomic_files, outputs, validation
 from distill.checkpoints.manager import restore_student
 from distill.counting import counted, form
 from distill.inference import answering, choosing, model_directory
@@ -27,6 +27,9 @@ from distill.terminal import Terminal
 from distill.validation import quoted
 
 __all__ = ["DecodeConfig", "Decoder", "Evaluation", "Evaluator", "Prediction", "bucket_lengths", "evaluate"]
+
+_METRICS = 2**20  # bytes of a file of metrics that are searched for its settings
+_REMEDY = "delete it"
 
 
 class Evaluator:
@@ -277,14 +280,20 @@ def evaluate(
 
     Raises:
       FileNotFoundError, ValueError: no student, or one of another shape; or a task that does not fit its training.
+      ValueError: another program's files are in the place of these two.
       OSError: predictions cannot be written.
     """
     if trained_task_name is not None:
         registration.check_prompts(trained_task_name, task_name)
     terminal = terminal or Terminal(active=False)
     folder = epath.Path(model_dir) / "predictions" if output_dir is None else epath.Path(output_dir)
+    chosen = "_chosen" if decode.answers == "choose" else ""
+    part = "" if max_examples is None else f"_first_{max_examples}"
+    stem = folder / f"{task_name}{chosen}_{split}{part}"
     if jax.process_index() == 0:
         _check_writable(folder)
+        outputs.check_own("the file of predictions", f"{stem}.jsonl", _is_predictions, "distill eval", remedy=_REMEDY)
+        outputs.check_own("the file of metrics", f"{stem}.metrics.json", _is_metrics, "distill eval", remedy=_REMEDY)
     device_mesh = mesh.build()
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         with terminal.stage(f"restoring the student of {model_dir}"):
@@ -307,9 +316,6 @@ def evaluate(
     settings = {"task": task_name, "split": split, "examples": len(evaluator), "step": step, "dtype": model.dtype}
     evaluation = dataclasses.replace(evaluation, settings=settings | {"decode": decode.in_effect()})
     if jax.process_index() == 0:
-        chosen = "_chosen" if decode.answers == "choose" else ""
-        part = "" if max_examples is None else f"_first_{max_examples}"
-        stem = folder / f"{task_name}{chosen}_{split}{part}"
         evaluation.write(f"{stem}.jsonl")
         found = {**evaluation.metrics, "settings": evaluation.settings}
         atomic_files.replace(f"{stem}.metrics.json", json.dumps(found, indent=2, ensure_ascii=False) + "\n")
@@ -334,6 +340,14 @@ def _not_computed(task: seqio.Task, described: student_file.Student | None) -> s
         f"{', '.join(missing)} of the training {form(len(missing), 'is', 'are')} not computed; bind "
         "registration.register.label_metrics in a gin file (--gin_module), or use distill.evaluate(…, metrics=[…])"
     )
+
+
+def _is_predictions(file: BinaryIO) -> bool:
+    return {"target", "prediction"} <= {*outputs.first_object(file)}
+
+
+def _is_metrics(file: BinaryIO) -> bool:
+    return b'"settings"' in file.read(_METRICS)
 
 
 def _check_writable(folder: epath.Path) -> None:

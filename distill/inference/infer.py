@@ -14,7 +14,7 @@ import jax
 from etils import epath
 from flax import linen as nn
 
-from distill import locking
+from distill import locking, outputs
 from distill.checkpoints import digests
 from distill.checkpoints.manager import BEST, LATEST, restore_student
 from distill.counting import counted
@@ -157,11 +157,7 @@ def infer(
     if os.path.exists(output_path) and not (os.path.isfile(output_path) or os.path.isdir(output_path)):
         with open(output_path, "wb") as file:
             return _answer(job, rows, answers.Stream(file), model_dir, overwrite, progress, None)
-    if os.path.exists(output_path) and os.path.samefile(input_path, output_path):
-        raise ValueError(
-            f"the output {os.fspath(output_path)} is the input {os.fspath(input_path)}: answers would replace the "
-            "questions. Name another output"
-        )
+    outputs.check({"the output": output_path}, [input_path])
     lock = locking.held(locking.of_output(output_path), f"the output {os.fspath(output_path)}", "name another --output")
     with model_directory.undone_on_failure(epath.Path(output_path).parent), lock as held:
         return _answer(job, rows, output_path, model_dir, overwrite, progress, held)

@@ -3,13 +3,16 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from distill import outputs
 from distill.counting import counted
 
 if TYPE_CHECKING:
     from distill.precompile.estimates import Data
     from distill.precompile.steps import Run
+
+_MODULE = b"HloModule "  # the beginning of a program as text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,8 @@ def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
       settings: the command's flags.
 
     Raises:
-      ValueError: an invalid flag, or a mesh that does not match the topology.
+      ValueError: an invalid flag, a mesh that does not match the topology, or another program's file in the place of one
+        that ``hlo_dir`` names.
     """
     from pathlib import Path
 
@@ -69,19 +73,23 @@ def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be > 0; got {value}")
     jax.config.update("jax_platforms", "cpu")
-    run, target = steps.Run.from_arguments(given), topology.open_topology(settings.topology)
+    run = steps.Run.from_arguments(given)
+    if run.decode is None and "decode" in names and len(names) > 1:
+        names = [name for name in names if name != "decode"]
+    programs = {name: Path(settings.hlo_dir) / f"{name}.hlo" for name in names} if settings.hlo_dir else {}
+    for path in programs.values():
+        outputs.check_own("the program", path, _is_program, "distill precompile", remedy="delete it")
+    target = topology.open_topology(settings.topology)
     if settings.search:
         return _search(run, target, settings)
     topology.mesh_shape(run.mesh, len(target.devices), target.name)
-    if run.decode is None and "decode" in names and len(names) > 1:
-        names = [name for name in names if name != "decode"]
     data = _data(given, run, settings)
     out = {}
     for name in names:
         step = steps.compile_step(name, run, target)
-        if settings.hlo_dir and step.text:
-            Path(settings.hlo_dir).mkdir(parents=True, exist_ok=True)
-            (Path(settings.hlo_dir) / f"{name}.hlo").write_text(step.text)
+        if name in programs and step.text:
+            programs[name].parent.mkdir(parents=True, exist_ok=True)
+            programs[name].write_text(step.text)
         arguments = (run, target.chip, len(target.devices), data, settings.price_per_chip_hour)
         out[name] = estimates.estimate(step, *arguments)
     shape = dict(zip(("data", "fsdp", "model"), topology.mesh_shape(run.mesh, len(target.devices), target.name)))
@@ -97,6 +105,10 @@ def precompile(given: Mapping[str, Any], settings: Settings) -> bool:
         line = {"topology": target.name, "chips": target.num_chips, "devices": len(target.devices), "mesh": shape}
         print(json.dumps({**line, "fits": fits, **out[names[0]], "step": names[0], "steps": out} | {"fits": fits}))
     return all(step["fits"] for step in out.values())
+
+
+def _is_program(file: BinaryIO) -> bool:
+    return file.read(len(_MODULE)) == _MODULE
 
 
 def _names(text: str, known: tuple[str, ...], flag: str) -> list[str]:

@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 
+from distill import outputs
 from distill.model.config import REMAT_POLICIES
 from distill.model.configs import tensor_parallel_sizes
 from distill.precompile.estimates import estimate
@@ -24,6 +25,7 @@ from distill.sharding.partitioning import MeshConfig
 from distill.training.state import random_state
 
 Compile = Callable[[str, Run, Topology], CompiledStep]
+_ENTRY = b'{"key":'  # the beginning of a file of results
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,6 +178,7 @@ def search(
     if max_compiles < 1:
         raise ValueError(f"--max_compiles must be ≥ 1; got {max_compiles}")
     path = Path(results)
+    outputs.check_own("the file of results", path, _is_results, "distill precompile", remedy="delete it")
     known = _read(path)
     rows: list[dict[str, Any]] = []
     compiled = 0
@@ -253,6 +256,11 @@ def _append(path: Path, entry: dict[str, Any]) -> None:
             if file.read(1) != b"\n":
                 file.write(b"\n")
         file.write(json.dumps(entry).encode() + b"\n")
+
+
+def _is_results(file: BinaryIO) -> bool:
+    """Whether its first line, which may be incomplete, is a result."""
+    return file.read(len(_ENTRY)) == _ENTRY
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

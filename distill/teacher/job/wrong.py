@@ -9,7 +9,7 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from distill.tasks import json_files, metrics
 from distill.tasks.records import Record, RowError
@@ -17,6 +17,8 @@ from distill.tasks.texts import SINGLE_MARKER, answer_of
 from distill.teacher.job.config import ExtractConfig
 from distill.teacher.job.extraction import answer_kind, labels_of
 from distill.teacher.job.prompting import load_prompt, read_records
+
+_IDS = b'{\n "predictions":'  # the beginning of a file of ids
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +139,11 @@ def write_ids(selected: Selected, path: pathlib.Path) -> None:
     counts = {"predictions": selected.predictions, "errors": selected.errors, "file": selected.file}
     content = counts | {"ids": [record.id for record in selected.records]}
     path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def is_ids(file: BinaryIO) -> bool:
+    """Whether a file is one that :func:`write_ids` wrote."""
+    return file.read(len(_IDS)) == _IDS
 
 
 def _is_wrong(row: Mapping[str, Any], record: Record | None, answer: metrics.AnswerKind) -> bool:

@@ -93,6 +93,19 @@ def test_answers_are_chosen_by_their_probability(tmp_path, model_dir, colours):
         evaluate.evaluate(model_dir, task_name=colours.rationale, decode=decode, **student)
 
 
+@pytest.mark.parametrize("name", ["sums_label_test.jsonl", "sums_label_test.metrics.json"])
+def test_files_of_other_programs_in_the_folder_are_kept(tmp_path, model_dir, sums, name):
+    student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
+    options = {"task_name": sums.label, "output_dir": str(tmp_path), "decode": DECODE, **student}
+    (tmp_path / name).write_text('{"id": "mine"}\n')
+    with pytest.raises(ValueError, match=rf"the file of .*{name} exists, and was not written by `distill eval`"):
+        evaluate.evaluate(model_dir, **options)
+    assert (tmp_path / name).read_text() == '{"id": "mine"}\n'
+    (tmp_path / name).unlink()
+    for _ in range(2 if name.endswith(".jsonl") else 0):
+        evaluate.evaluate(model_dir, **options)
+
+
 def test_predictions_of_the_single_task_without_an_answer_have_an_error(tmp_path, model_dir, sums, caplog):
     student = {"model": students.read(model_dir).model, "mesh": partitioning.MeshConfig(1, 1, 1)}
     decode = dataclasses.replace(DECODE, max_decode_len=40)

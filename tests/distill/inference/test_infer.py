@@ -137,7 +137,7 @@ def test_answers_never_replace_their_questions(tmp_path, model_dir, linked):
         output.symlink_to(questions)
     before = questions.read_bytes()
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"is the input .* Name another output"):
+        with pytest.raises(ValueError, match=r"is the input .* Name another file"):
             infer(questions, output, model_dir=model_dir, overwrite=overwrite)
     assert questions.read_bytes() == before
 

@@ -108,6 +108,16 @@ def test_an_interrupted_search_resumes(tmp_path):
     assert len(third.calls) == 1  # another run shares nothing
 
 
+def test_a_file_that_no_search_wrote_is_kept(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"input": "a row"}\n')
+    with pytest.raises(
+        ValueError, match=r"the file of results .*rows.jsonl exists, and was not written by `distill prec"
+    ):
+        search.search(RUN, PAIR, search.candidates(RUN, PAIR, [8], ["minimal"]), path, 1, Compiler())
+    assert path.read_text() == '{"input": "a row"}\n'
+
+
 def test_a_space_without_candidates_is_one_error(tmp_path):
     with pytest.raises(ValueError, match="nothing is worth compiling"):
         search.search(RUN, TARGET, [], tmp_path / "r.jsonl", 1, Compiler())

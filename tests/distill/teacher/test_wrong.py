@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from distill import exit_codes
 from distill.cli import main
 from distill.tasks.records import Record
 from distill.teacher.job import wrong
@@ -97,7 +98,11 @@ def test_the_command_forecasts_sends_and_writes_ids(run, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "2 of 6 predictions" in said and "2 rows are sent to the teacher" in said
     assert "2 requests" in said and not (tmp_path / "out.wrong.json").exists()
-    assert main.main(command) == 0
+    (tmp_path / "out.wrong.json").write_text("{}")
+    assert main.main(command) == exit_codes.MISTAKE
+    assert "out.wrong.json exists, and was not written by `distill extract`" in capsys.readouterr().err
+    assert not (tmp_path / "out.jsonl").exists()
+    assert main.main([*command, "--overwrite"]) == main.main(command) == 0
     written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [(row["id"], row["llm_label"], row["rationales"]) for row in written] == [
         ("all-1", "2", ["One more."]), ("all-4", "5", ["One more."]),
