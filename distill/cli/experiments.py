@@ -4,7 +4,9 @@ import argparse
 import contextlib
 import dataclasses
 import functools
+import json
 import logging
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,16 +141,20 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
         for run in runs:
             terminal.begin_run()
             failed |= _attempt([run], functools.partial(_train_one, run, options))
-    return {name: _in_a_sweep(name, text) for name, text in failed.items()}
+    return {run.name: _in_a_sweep(run, failed[run.name]) for run in runs if run.name in failed}
 
 
-def _in_a_sweep(name: str, text: str) -> str:
+def _in_a_sweep(run: "Run", text: str) -> str:
     """The error of a run with remedies for its sweep, which sets ``MODEL_DIR`` and keeps the settings of other runs."""
+    from distill.experiments.sweep import more, plan
     from distill.experiments.sweep.runs import START
     from distill.training import finite
 
     lower = "in the sweep file, replace this point by one with a lower LEARNING_RATE"
-    if name == START:
+    if (added := more.point_of(plan.added_points(run.directory.parent), run.values)) is not None:
+        flag = f"--drop_more={shlex.quote(json.dumps(added))}"
+        lower = f"with {flag} --more=POINT, replace this added point by one with a lower LEARNING_RATE"
+    if run.name == START:
         lower = "train the sweep in another --directory, with 'start' of a lower LEARNING_RATE"
     text = text.replace(finite.REMEDY + finite.OR_SKIP, f"{lower}, DTYPE='float32' or ON_NONFINITE='skip'")
     text = text.replace(finite.REMEDY, f"{lower} or DTYPE='float32'")

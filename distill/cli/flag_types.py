@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+from typing import Any
 
 from distill.validation import quoted
 
@@ -36,6 +37,24 @@ def shard(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise argparse.ArgumentTypeError(f"must be I/N with 1 ≤ I ≤ N, such as 2/4; got {quoted(text)}")
     return int(match[1]), int(match[2])
+
+
+def point(text: str) -> dict[str, Any]:
+    """A flag's point of a sweep: a JSON object of axes and values.
+
+    >>> point('{"LAMBDA": [1, 3]}')
+    {'LAMBDA': [1, 3]}
+    """
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not found:
+        expected = (
+            """a JSON object of axes and values, such as '{"LAMBDA": 3}', or stand without a value after the file"""
+        )
+        raise argparse.ArgumentTypeError(f"must be {expected}; got {quoted(text)}")
+    return found
 
 
 def choices(text: str) -> str | list[str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import distill
 from distill import exit_codes, terminal
 from distill.cli import runs as command_runs
+from distill.counting import form
+from distill.validation import quoted
 
 if TYPE_CHECKING:
     from distill.experiments.sweep import Sweep, documents
@@ -110,14 +112,15 @@ def with_points(
 
     Args:
       source: the contents of the file.
-      options: the flags; ``--drop_more`` leaves out the points of earlier commands.
+      options: the flags; ``--drop_more`` leaves out the points of earlier commands, or those with given values, and warns
+        if there are none.
       directory: of the sweep, whose plan has the points of earlier commands; None: no directory is given.
       is_plan: whether ``source`` is that of the plan, which contains them.
 
     Raises:
       SweepError: a point is no JSON object, or the plan of the directory cannot be read.
     """
-    from distill.experiments.sweep import SweepError, documents, plan
+    from distill.experiments.sweep import SweepError, documents, more, plan
 
     own = source.get("more", [])
     if not isinstance(own, list):
@@ -125,7 +128,16 @@ def with_points(
     before = [] if directory is None or not (directory / plan.PLAN).exists() else plan.added_points(directory)
     if is_plan:
         own = [point for point in own if point not in before]
-    given = [] if options.drop_more else list(before)
+    given = [] if None in options.drop_more else list(before)
+    for values in filter(None, options.drop_more):
+        kept = more.without(given, values)
+        if kept == given and not options.prepare:  # the command that prepares has warned
+            terminal.Terminal().warn(
+                f"--drop_more drops nothing: no point that --more added has {quoted(values)}; there "
+                f"{form(len(given), 'is', 'are')} {quoted(given, 400) if given else 'none'}. A point of the sweep file is "
+                "deleted there"
+            )
+        given = kept
     for text in options.more:
         try:
             points = json.loads(text)

@@ -26,7 +26,14 @@ def add(sweep: argparse.ArgumentParser) -> None:
         help="also train these points: an object AXIS: value, or list of values; AXIS may be a macro; may repeat",
     )
     sweep.add_argument(
-        "--drop_more", action="store_true", help="drop the points that earlier --more added; their folders are kept"
+        "--drop_more",
+        action="append",
+        nargs="?",
+        type=flag_types.point,
+        default=[],
+        metavar="JSON",
+        help="drop the points that earlier --more added, or those with these values: an object AXIS: value, or list of "
+        "values; their folders are kept; may repeat",
     )
     sweep.add_argument("--gin_bindings", action="append", default=[], help=argparse.SUPPRESS)
     sweep.add_argument("--gin_search_paths", default="", help=argparse.SUPPRESS)

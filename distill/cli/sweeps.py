@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import subprocess
@@ -271,7 +272,7 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
     given = [f"--directory={options.directory}"] if options.directory else []
     given += [f"--gin_bindings={binding}" for binding in options.gin_bindings]
     given += [f"--more={points}" for points in options.more]
-    given += ["--drop_more"] if options.drop_more else []
+    given += [f"--drop_more={json.dumps(values)}" if values else "--drop_more" for values in options.drop_more]
     retry = ["--retry_failed"] if options.retry_failed else []
     with leases.preparing(sweep.directory):
         code = subprocess.run(

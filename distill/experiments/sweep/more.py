@@ -39,6 +39,44 @@ def added(sweep: Sweep, described: Sequence[Any], kinds: Mapping[str, Kind]) -> 
     return dataclasses.replace(sweep, more=tuple(points))
 
 
+def without(described: Sequence[Any], values: Mapping[str, Any]) -> list[Any]:
+    """Returns the points without those that have the given values.
+
+    Args:
+      described: the points, as in a sweep file. One with lists of values of which some are dropped becomes several.
+      values: axis → a value, or a list of values, any of which a dropped point has.
+    """
+    out: list[Any] = []
+    for each in described:
+        single = _single(each)
+        kept = [point for point in single if not all(_has(point, axis, given) for axis, given in values.items())]
+        out += [each] if len(kept) == len(single) else kept
+    return out
+
+
+def point_of(described: Sequence[Any], values: Mapping[str, str]) -> dict[str, Any] | None:
+    """Returns the point, with one value of each axis, at which a run with the levels ``values`` is; None for no point."""
+    points = (point for each in described for point in _single(each))
+    return next((point for point in points if all(_has(values, axis, given) for axis, given in point.items())), None)
+
+
+def _single(described: Any) -> list[dict[str, Any]]:
+    """The points, with one value of each axis, of a point as in a sweep file."""
+    if not isinstance(described, dict):
+        return []
+    values = [given if isinstance(given, list) else [given] for given in described.values()]
+    return [dict(zip(described, each)) for each in itertools.product(*values)]
+
+
+def _has(point: Mapping[str, Any], axis: str, given: Any) -> bool:
+    def spelled(value: Any) -> str | float:
+        number = number_of(str(value))
+        return str(value) if number is None else number
+
+    wanted = given if isinstance(given, list) else [given]
+    return axis in point and spelled(point[axis]) in map(spelled, wanted)
+
+
 def _points(sweep: Sweep, described: Any, kinds: Mapping[str, Kind]) -> list[Point]:
     if not isinstance(described, dict) or not described:
         raise PointError(f"must hold objects AXIS: value, or a list of values; got {described!r}")

@@ -10,7 +10,7 @@ import pytest
 
 from distill import exit_codes, locking
 from distill.cli import experiments, main
-from distill.experiments.sweep import Run
+from distill.experiments.sweep import Run, Sweep, planning
 from distill.precompile import step_costs
 from distill.tasks.records import SourceError
 from distill.training import finite, joint_seeds, train
@@ -61,6 +61,17 @@ def test_the_remedy_of_a_run_is_one_of_its_sweep(one, monkeypatch, name, remedy,
     )
     failed = experiments.train_group([dataclasses.replace(one, name=name)], False, OPTIONS)[name]
     assert expected in failed and "MODEL_DIR" not in failed and failed.endswith("; the end")
+
+
+def test_the_remedy_of_an_added_point_names_the_flag_that_drops_it(one, monkeypatch):
+    added = ({"LAMBDA": [0.5, 2], "LEARNING_RATE": 1},)
+    dataclasses.replace(planning.planned(Sweep(one.directory.parent, {}), [one]), added_points=added).write()
+    monkeypatch.setattr(experiments, "configure_run", raising(FloatingPointError(f"the loss is nan; {finite.REMEDY}")))
+    run = dataclasses.replace(one, values={"LAMBDA": "0.5", "LEARNING_RATE": "1", "RANDOM_SEED": "0"})
+    text = experiments.train_group([run], False, OPTIONS)[one.name]
+    flag = """--drop_more='{"LAMBDA": 0.5, "LEARNING_RATE": 1}'"""
+    assert f"; with {flag} --more=POINT, replace this added point by one with a lower LEARNING_RATE" in text
+    assert "in the sweep file" in experiments.train_group([one], False, OPTIONS)[one.name]
 
 
 @pytest.fixture

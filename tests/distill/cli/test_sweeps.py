@@ -260,6 +260,15 @@ def test_a_point_that_was_deleted_from_the_file_is_dropped_and_named(sweep_file,
 
     assert main.main(["sweep", str(out), "--prepare", '--more={"LAMBDA": 7}']) == exit_codes.DONE
     assert [run.name for run in plan.read_plan(out).runs] == [*names, "LAMBDA-7"]
+    for drop, more, name in ((7, 8, "LAMBDA-8"), (8, 7, "LAMBDA-7")):
+        given = [f'--drop_more={{"LAMBDA": {drop}}}', f'--more={{"LAMBDA": {more}}}', "--prepare"]
+        assert main.main(["sweep", str(out), *given]) == exit_codes.DONE
+        assert [run.name for run in plan.read_plan(out).runs] == [*names, name]
+    capsys.readouterr()
+    assert main.main(["sweep", str(out), '--drop_more={"LAMBDA": 9}', "--dry_run"]) == exit_codes.DONE
+    said = capsys.readouterr()
+    text = "--drop_more drops nothing: no point that --more added has {'LAMBDA': 9}; there are [{'LAMBDA': 6}, "
+    assert text in (said.out + said.err) and "5 runs" not in said.out
     assert main.main(["sweep", str(out), "--drop_more", "--run=LAMBDA-1"]) == exit_codes.SOME_FAILED
     assert "2 runs of" in (said := capsys.readouterr().err) and "LAMBDA-6 (waiting), LAMBDA-7 (waiting)" in said
     assert "left out of table and report\n" in said and "the folders are kept" not in said, "they have none"

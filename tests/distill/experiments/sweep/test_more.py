@@ -2,7 +2,7 @@
 
 import pytest
 
-from distill.experiments.sweep import SweepError, reading
+from distill.experiments.sweep import SweepError, more, reading
 
 AXES = """
 axes:
@@ -58,3 +58,16 @@ def test_a_point_that_the_sweep_cannot_have_is_named_with_its_line(tmp_path, poi
 def test_a_search_has_no_points_to_add(tmp_path):
     with pytest.raises(SweepError, match="a search chooses its points; increase 'trials'"):
         sweep(tmp_path, "design: {kind: optuna, trials: 3}\nmore: [{form: mixed, rates: '2:1'}]\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "kept"),
+    [
+        ({"LAMBDA": "6.0"}, [{"rates": "2:1", "RANDOM_SEED": [5, 6]}]),
+        ({"LAMBDA": 6, "RANDOM_SEED": 1}, [{"LAMBDA": 6}, {"rates": "2:1", "RANDOM_SEED": [5, 6]}]),
+        ({"rates": 2, "RANDOM_SEED": 5}, [{"LAMBDA": 6}, {"rates": "2:1", "RANDOM_SEED": 6}]),
+        ({"RANDOM_SEED": [5, 6]}, [{"LAMBDA": 6}]),
+    ],
+)
+def test_points_are_dropped_by_their_values(values, kept):
+    assert more.without([{"LAMBDA": 6}, {"rates": "2:1", "RANDOM_SEED": [5, 6]}], values) == kept
