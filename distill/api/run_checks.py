@@ -64,7 +64,21 @@ def advice(arguments: Mapping[str, Any], registration: Mapping[str, Any]) -> lis
     """Lines about settings that are legal and most likely not meant."""
     validation = arguments.get("validation")
     unused = [] if validation is None else validation.decode.unused()
-    return [*_idle_weights(arguments), *unused, *_oversized(arguments, registration)]
+    return [*_idle_weights(arguments), *unused, *rare_validations(arguments), *_oversized(arguments, registration)]
+
+
+def rare_validations(arguments: Mapping[str, Any]) -> list[str]:
+    """A line if a run of several steps validates only at its end, or too rarely for its patience to end it."""
+    validation, steps = arguments.get("validation"), arguments["loop"].train_steps
+    if validation is None or steps == 1:
+        return []
+    shown, patience = f"EVAL_PERIOD={validation.period} and TRAIN_STEPS={steps}", validation.patience
+    idle = patience is not None and (patience + 1) * validation.period >= steps
+    if validation.period > steps:
+        also = f", and PATIENCE={patience} changes nothing" if idle else ""
+        return [f"{shown}: the run validates once, after its last step, so it keeps those parameters as the best{also}"]
+    fewest = f"it needs {patience + 1} validations before the last step" if patience is not None else ""
+    return [f"{shown}: PATIENCE={patience} changes nothing, because {fewest}"] if idle else []
 
 
 def _idle_weights(arguments: Mapping[str, Any]) -> list[str]:

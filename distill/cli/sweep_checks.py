@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from distill.api import statements
+from distill.api import run_checks, statements
 from distill.counting import counted, form
 from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.budgets import Cost, resolved
@@ -41,7 +41,7 @@ class Configurations:
         read: Callable[[Run, Mapping[str, Any]], Inputs] | None = None,
     ):
         self._sweep, self._configure, self._identify, self._read = sweep, configure, identify, read
-        self._known: dict[str, tuple[Cost, Setting]] = {}
+        self._known: dict[str, tuple[Cost, Setting, list[str]]] = {}
         self._accepted: set[str] = set()
         self._given: tuple[str, Mapping[str, Any]] | None = None
         self._measured: dict[str, list[str]] = {}
@@ -53,6 +53,7 @@ class Configurations:
         self.costs: dict[str, Cost] = {}
         self.settings: dict[str, Setting] = {}
         self.truncated: dict[str, list[str]] = {}
+        self.advice: dict[str, list[str]] = {}
         self.validation: tuple[str, str] | None = None
         self.inputs = Inputs()
 
@@ -166,11 +167,11 @@ class Configurations:
         return given
 
     def describe(self, runs: Sequence[Run]) -> None:
-        """Fills ``costs`` and ``settings`` for these runs."""
+        """Fills ``costs``, ``settings`` and ``advice``, lines about rare validations, for these runs."""
         for run in runs:
-            self.costs[run.name], self.settings[run.name] = self._described(run)
+            self.costs[run.name], self.settings[run.name], self.advice[run.name] = self._described(run)
 
-    def _described(self, run: Run) -> tuple[Cost, Setting]:
+    def _described(self, run: Run) -> tuple[Cost, Setting, list[str]]:
         from distill.precompile import step_costs
 
         key = _without_seed(run)
@@ -178,7 +179,8 @@ class Configurations:
             given = self._arguments(run)
             text = "" if self._identify is None else repr(list(self._identify().items()))
             cost = Cost(given["loop"].train_steps, step_costs.model_flops(given))
-            self._known[key] = (cost, Setting(given["data"].mixture_or_task_name, given["loss"].normalizer, text))
+            setting = Setting(given["data"].mixture_or_task_name, given["loss"].normalizer, text)
+            self._known[key] = (cost, setting, run_checks.rare_validations(given))
         return self._known[key]
 
     def differs(self, run: Run) -> str:
@@ -389,14 +391,14 @@ def table(
     return out
 
 
-def truncation_lines(runs: Sequence[Run], truncated: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns the lines of ``truncated``, each once, with the runs that it is about unless it is about all of them."""
+def lines_of_runs(runs: Sequence[Run], lines: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the lines of runs by name, each once, with the runs that it is about unless it is about all of them."""
     about: dict[str, list[str]] = {}
     for run in runs:
-        for text in truncated.get(run.name, ()):
+        for text in lines.get(run.name, ()):
             levels = ", ".join(f"{axis}={level}" for axis, level in run.values.items() if axis != SEED)
             about.setdefault(text, []).append(levels or run.name)
-    number = sum(run.name in truncated for run in runs)
+    number = sum(run.name in lines for run in runs)
     return [
         text if len(names) == number else f"{_with_more(list(dict.fromkeys(names)))}: {text}"
         for text, names in about.items()

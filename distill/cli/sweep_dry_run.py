@@ -52,10 +52,13 @@ def _dry_run(sweep: "Sweep", options: argparse.Namespace) -> int:
     if only_checked:
         text = "these runs have the levels and the ends of the ranges; the search chooses the points that are trained"
         console.print(text, highlight=False, soft_wrap=True)
-    long = sweep_checks.truncation_lines([*made.runs, *probes], configurations.truncated)
+    long, rare = (
+        sweep_checks.lines_of_runs([*made.runs, *probes], lines)
+        for lines in (configurations.truncated, configurations.advice)
+    )
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
     seen = configurations.seen_rows([*made.runs, *probes])
-    for text in (*long, *found, *stale, *seen):
+    for text in (*long, *rare, *found, *stale, *seen):
         console.print(f"WARNING {text}", highlight=False, markup=False, soft_wrap=True)
     finished = [run for run in made.runs if run.done]
     restarted = planning.restarted(sweep, made.runs, configurations.differs)

@@ -41,6 +41,7 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     Raises:
       SweepError: see :func:`checked`.
     """
+    from distill.cli import sweep_checks
     from distill.experiments.sweep import plan, planning, remarks
 
     shown = terminal.Terminal(quiet=command_runs.is_quiet(options))
@@ -66,7 +67,8 @@ def prepare(sweep: "Sweep", options: argparse.Namespace, *, check: bool = True) 
     made = dataclasses.replace(made, validation=configurations.validation or made.validation)
     made.write()
     found = remarks.remarks(sweep, [*made.runs, *probes], configurations.settings)
-    for text in (*found, *stale, *configurations.seen_rows([*made.runs, *probes])):
+    rare = sweep_checks.lines_of_runs([*made.runs, *probes], configurations.advice)
+    for text in (*rare, *found, *stale, *configurations.seen_rows([*made.runs, *probes])):
         shown.warn(text)
     return made
 

@@ -41,6 +41,27 @@ def test_a_weight_of_two_tasks_where_one_is_trained_is_named(tmp_path):
     assert line.startswith("DecodeConfig.normalize_by_target_length=True changes nothing: ")
 
 
+@pytest.mark.parametrize(
+    ("steps", "patience", "expected"),
+    [
+        (250, None, None),
+        (1, None, None),
+        (751, 2, None),
+        (100, None, "the run validates once, after its last step, so it keeps those parameters as the best"),
+        (100, 1, "those parameters as the best, and PATIENCE=1 changes nothing"),
+        (750, 2, "PATIENCE=2 changes nothing, because it needs 3 validations before the last step"),
+    ],
+)
+def test_validations_that_are_too_rare_to_choose_or_to_end_the_run_are_named(tmp_path, steps, patience, expected):
+    given = {"MODEL_DIR": tmp_path / "run", "FILES": {"train": "a.jsonl"}, "VOCABULARY_PATH": "bytes"}
+    given |= {"VOCAB_SIZE": 384, "TEST_SPLIT": None, "TRAIN_STEPS": steps, "PATIENCE": patience}
+    files = ["gin/models/t5_1_1_small.gin", "gin/tasks/jsonl.gin", "gin/runs/distill.gin", "gin/hardware/cpu.gin"]
+    lines = distill.from_gin(files, given).advice()
+    start = f"EVAL_PERIOD=250 and TRAIN_STEPS={steps}: "
+    assert len(lines) == (expected is not None)
+    assert all(line.startswith(start) and line.endswith(expected) for line in lines)
+
+
 def test_more_steps_after_patience_ran_out_are_refused_before_anything_is_said(tmp_path, capsys):
     write_rows(tmp_path / "a.jsonl", 20)
     root = tmp_path / "run"

@@ -115,13 +115,13 @@ def test_sequences_that_are_truncated_are_counted_once_per_data_setting(tmp_path
         configurations.measure(run)
     assert read == [4, 8], "not for another weight of the loss or seed"
     assert len(asked) == 2, "the number of rows, once per sample"
-    lines = sweep_checks.truncation_lines(sweep.runs(), configurations.truncated)
+    lines = sweep_checks.lines_of_runs(sweep.runs(), configurations.truncated)
     text = (
         "50.00% of the 2 training sequences are longer than the window and are cut: 1 target (window 4, the longest needs "
         "6 tokens); raise targets in TASK_FEATURE_LENGTHS to keep them whole"
     )
     assert lines == [f"targets=4, LAMBDA=1 and 1 more: {text}"]
-    assert sweep_checks.truncation_lines(sweep.runs()[:4], configurations.truncated) == [text]
+    assert sweep_checks.lines_of_runs(sweep.runs()[:4], configurations.truncated) == [text]
     uncached = configure(sweep.runs()[0])["data"]
     cache.build([uncached.mixture_or_task_name], tmp_path / "cache")
     (tmp_path / "rows.jsonl").unlink()

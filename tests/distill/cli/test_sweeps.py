@@ -130,8 +130,9 @@ def test_mistakes_are_told_before_anything_is_trained(sweep_file, tmp_path, caps
     assert main.main(["sweep", "status", str(tmp_path)]) == exit_codes.MISTAKE
     assert "holds no sweep.json; is it the directory of a sweep?" in capsys.readouterr().err
     short = "--gin.TASK_FEATURE_LENGTHS={'inputs': 8, 'targets': 48}"
-    assert main.main(["sweep", path, "--dry_run", "--index=2", short]) == exit_codes.DONE
+    assert main.main(["sweep", path, "--dry_run", "--index=2", short, "--gin.EVAL_PERIOD=3"]) == exit_codes.DONE
     said = capsys.readouterr().out
+    assert "\nWARNING EVAL_PERIOD=3 and TRAIN_STEPS=2: the run validates once, after its last step" in said
     assert re.search(
         r"\nWARNING 100\.00% of the \d\d training sequences are longer than the window and are cut: ", said
     )
