@@ -214,7 +214,7 @@ def status(options: argparse.Namespace) -> int:
     if not (directory / plan.PLAN).exists():
         holder = locking.holder(leases.path_of(directory, leases.PREPARING))
         if holder is not None:
-            who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
+            who = f"the sweep command ({states.process(holder)})"
             print(f"{directory} is being prepared: {who} checks its configurations before the first run starts")
             return exit_codes.DONE
         check_begun(directory, target)

@@ -36,13 +36,17 @@ def table(plan: Plan) -> Table:
 
 def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path, joint: bool = False) -> str:
     if state == "running":
-        # Of the training process; until it has started, and with several seeds in one process, of the worker.
-        holder = locking.holder(locking.of_directory(log)) or holder
-        where = f"process {holder.get('pid', '?')} on the machine {holder.get('host', '?')}" if holder else ""
+        training = locking.holder(locking.of_directory(log))
+        where = f"trained by {process(training)}" if training else f"sweep command: {process(holder)}" if holder else ""
         return "; ".join(filter(None, (workers.progress(log / workers.LOG), where)))
     if state == "waiting" and not joint and outcomes.checkpoint_step(directory) is not None:
         return "continues from its checkpoint"
     return ""
+
+
+def process(holder: dict[str, Any]) -> str:
+    """Returns the process that holds a lock, in words."""
+    return f"process {holder.get('pid', '?')} on the machine {holder.get('host', '?')}"
 
 
 def counts(plan: Plan) -> dict[str, int]:

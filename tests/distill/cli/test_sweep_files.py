@@ -84,7 +84,10 @@ def test_the_status_of_a_sweep_that_has_no_plan_yet(tmp_path, capsys):
     with leases.preparing(directory), leases.preparing(directory):  # a second worker prepares the same sweep
         for target in (str(path), str(directory)):
             assert main.main(["sweep", "status", target]) == exit_codes.DONE
-            assert f"{directory} is being prepared: process {os.getpid()} on " in capsys.readouterr().out
+            assert (
+                f"{directory} is being prepared: the sweep command (process {os.getpid()} on "
+                in capsys.readouterr().out
+            )
     assert not (tmp_path / "deep").exists()
 
 

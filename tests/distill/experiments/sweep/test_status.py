@@ -46,11 +46,11 @@ def test_the_table_and_the_line(tmp_path):
     assert "loading and compiling" in status._about(runs[2].directory, "running", None, runs[2].directory)
     worker = {"host": "node-3", "pid": 1}
     assert status._about(runs[2].directory, "running", worker, runs[2].directory) == (
-        "loading and compiling; process 1 on the machine node-3"
+        "loading and compiling; sweep command: process 1 on the machine node-3"
     )
     with locking.held(locking.of_directory(runs[2].directory), "the run"):  # by the training process
         about = status._about(runs[2].directory, "running", worker, runs[2].directory)
-        assert f"; process {os.getpid()} on the machine " in about
+        assert f"; trained by process {os.getpid()} on the machine " in about
         lease.release()  # its scheduler was killed; the process saves a checkpoint
         console.print(status.table(made))
         assert re.search("three .*running", console.export_text()) and "1 running" in status.line(made)
