@@ -54,7 +54,14 @@ class Summary:
             cut = ", cut to the window," if any(truncated.values()) else ""
             line = f"p99 of {name}{cut} is {p99}, mean {lengths.mean():.0f}, window {window}: {100 * padding:.0f} % padding"
             if (shorter := advised(p99, window, padding, self.layout.packed)) is not None:
-                line += f"; consider {shorter} in TASK_FEATURE_LENGTHS"
+                present = round((1.0 - padding) * window)
+                packs = self.layout.packed and present > p99
+                holds = (
+                    f"for the {present} tokens of several sequences per window plus 10 %"
+                    if packs
+                    else "which holds p99"
+                )
+                line += f"; consider {shorter} in TASK_FEATURE_LENGTHS, {holds}"
             lines.append(line)
         return lines
 

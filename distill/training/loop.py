@@ -28,7 +28,7 @@ from distill.training.lanes import Lane, Students
 from distill.training.preemption import StopRequest
 from distill.training.step import Fetchable, summarize
 
-_PADDING = re.compile(r"\d+ % padding")  # of the first batch, which differs between seeds
+_PADDING = re.compile(r"\d+ % padding|the \d+ tokens of")  # of the first batch, which differs between seeds
 _IN_FLIGHT = 2  # updates dispatched beyond the newest finished one: enough to keep the devices busy
 
 

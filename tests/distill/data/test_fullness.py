@@ -1,5 +1,6 @@
 """Shorter windows that are suggested, and the lines on how full the windows are."""
 
+import dataclasses
 import types
 
 import numpy as np
@@ -48,9 +49,21 @@ def test_lines_state_sizes_padding_and_a_suggestion():
     inputs[:, :4] = 7
     lines = summary(Counts({1: 1200, 2: 1000})).lines(batch(inputs, [[1, 1, 1, 0], [1, 1, 1, 0]]))
     assert lines[0] == "data: 1,200 examples, 2,200 sequences (1,200 label, 1,000 rationale)"
-    assert lines[1].startswith("p99 of inputs is 5, mean 4, window 64: 94 % padding; consider 16 ")
+    assert lines[1].startswith(
+        "p99 of inputs is 5, mean 4, window 64: 94 % padding; consider 16 in TASK_FEATURE_LENGTHS, which holds p99"
+    )
     assert lines[2] == "p99 of targets is 3, mean 2, window 4: 25 % padding"
     assert len(lines) == 3
+
+
+def test_a_window_for_packed_sequences_is_explained_by_the_tokens_that_it_has():
+    inputs = np.zeros((2, 64), np.int32)
+    inputs[:, :30] = 7
+    found = dataclasses.replace(summary(Counts({1: 4})), layout=Layout(2, 64, 4, packed=True))
+    assert found.lines(batch(inputs, [[1, 1, 1, 0], [1, 1, 1, 0]]))[1] == (
+        "p99 of inputs is 5, mean 4, window 64: 53 % padding; consider 48 in TASK_FEATURE_LENGTHS, for the 30 tokens of "
+        "several sequences per window plus 10 %"
+    )
 
 
 def test_truncated_sequences_are_counted_once_with_the_length_that_they_need():
