@@ -106,7 +106,9 @@ def _level(sweep: Sweep, axis: str, value: Any, kinds: Mapping[str, Kind], descr
     try:
         return kind.level(value)
     except (TypeError, ValueError):
-        raise PointError(f"{described}: axis {axis!r} needs a positive number or 'A:B'; got {value!r}") from None
+        raise PointError(
+            f"{described}: axis {axis!r} needs a positive number, or 'A:B' of two; got {value!r}"
+        ) from None
 
 
 def _checked(sweep: Sweep, point: dict[str, Level], described: Any) -> Point:

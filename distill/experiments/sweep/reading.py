@@ -40,9 +40,12 @@ class _Place:
     def __init__(self, path: Path | str, lines: documents.Lines, value: Any, keys: tuple[str, ...] = ()):
         self.path, self.lines, self.value, self.keys = path, lines, value, keys
         self.line: int | None = None  # in errors; None: that of the keys
+        self.number: int | None = None  # of an item of a list, from 1, whose position is the last key
 
     def __getitem__(self, key: str | int) -> "_Place":
-        return _Place(self.path, self.lines, self.value[key], (*self.keys, str(key)))
+        place = _Place(self.path, self.lines, self.value[key], (*self.keys, str(key)))
+        place.number = key + 1 if isinstance(key, int) else None
+        return place
 
     def __contains__(self, key: str) -> bool:
         return key in self.value
@@ -60,15 +63,16 @@ class _Place:
             keys = keys[:-1]
         number = self.line if self.line is not None else self.lines.get(keys) if keys else None
         line = "" if number is None else f":{number}"
-        where = ""
-        if self.keys[:1] == ("axes",) and len(self.keys) > 1:
-            where = f"axis {self.keys[1]!r}"
-            rest = list(self.keys[2:])
+        where, named = "", self.keys if self.number is None else self.keys[:-1]
+        if named[:1] == ("axes",) and len(named) > 1:
+            where = f"axis {named[1]!r}"
+            rest = list(named[2:])
             if rest:
                 where += f", level {rest[0]!r}" if len(rest) > 0 and rest[0] not in AXIS else f", {rest[0]!r}"
                 where += "".join(f", {key!r}" for key in rest[1:])
-        elif self.keys:
-            where = ", ".join(repr(key) for key in self.keys)
+        elif named:
+            where = ", ".join(repr(key) for key in named)
+        where += "" if self.number is None else f", value number {self.number}"
         return SweepError(f"{self.path}{line}: {where}{' ' if where else ''}{text}")
 
     def check(self, schema: Schema, form: str) -> None:
@@ -257,7 +261,7 @@ def _made(place: _Place, make: Callable[[Any], Level]) -> tuple[Level, ...]:
         try:
             out.append(make(item))
         except (TypeError, ValueError):
-            raise place[number].error(f"must be a positive number or 'A:B'; got {item!r}") from None
+            raise place[number].error(f"must be a positive number, or 'A:B' of two; got {item!r}") from None
     return tuple(out)
 
 

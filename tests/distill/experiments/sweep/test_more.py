@@ -44,7 +44,7 @@ def test_points_are_added_after_the_design_and_keep_its_runs(tmp_path):
         ("{form: paired}", "axis 'LAMBDA' is missing; a point names all axes that apply to it"),
         ("{form: paired, LAMBDA: 2, rates: '1:1'}", "axis 'rates' does not apply at this point"),
         ("{form: single, LAMBDA: 2}", "axis 'form' has no level 'single'; its levels are ['paired', 'mixed']"),
-        ("{form: mixed, rates: fast}", "axis 'rates' needs a positive number or 'A:B'; got 'fast'"),
+        ("{form: mixed, rates: fast}", "axis 'rates' needs a positive number, or 'A:B' of two; got 'fast'"),
         ("{form: mixed, rate: '1:1'}", "'rate' is neither an axis of ['LAMBDA', 'RANDOM_SEED', 'form', 'rates']"),
         ("3", "must hold objects AXIS: value, or a list of values; got 3"),
     ],

@@ -81,7 +81,14 @@ BAD = [
     ("axes:\n  A: {low: 1, high: 2}\n", ":2: axis 'A' needs 'points' in a grid"),
     ("axes:\n  A: {low: 2, high: 1, points: 3}\n", ":2: axis 'A' needs low < high; got 2 and 1"),
     ("axes:\n  A: {low: 0, high: 1, log: true}\n", ":2: axis 'A', 'low' must be > 0 with 'log'; got 0"),
-    ("axes:\n  r:\n    ratio: [1, -1]\n", ":3: axis 'r', 'ratio', '1' must be a positive number or 'A:B'; got -1"),
+    (
+        "axes:\n  r:\n    ratio: [1, -1]\n",
+        ":3: axis 'r', 'ratio', value number 2 must be a positive number, or 'A:B' of two; got -1",
+    ),
+    (
+        "axes:\n  r:\n    ratio: ['0:1']\n",
+        ":3: axis 'r', 'ratio', value number 1 must be a positive number, or 'A:B' of two; got '0:1'",
+    ),
     ("axes:\n  A: {values: [1], when: {B: x}}\n", "axis 'A', 'when' names 'B', which is not another axis"),
     ("axes:\n  B: [1]\n  A: {values: [1], when: {B: 2}}\n", "names the level '2' of axis 'B'; its levels are 1"),
     (
