@@ -26,6 +26,15 @@ def form(number: int, one: str, several: str | None = None) -> str:
     return one if number == 1 else several if several is not None else f"{one}s"
 
 
+def with_more(names: Sequence[str]) -> str:
+    """The first of several names, and how many others there are.
+
+    >>> with_more(["a"]), with_more(["a", "b", "c"])
+    ('a', 'a and 2 more')
+    """
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
 def joined(words: Sequence[str]) -> str:
     """Words with commas, and "and" before the last one.
 

@@ -96,8 +96,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     >>> did_you_mean("lable", ["label", "rationale"]), did_you_mean("x", ["label"])
     ("; did you mean 'label'?", '')
     """
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    return suggested(difflib.get_close_matches(name, list(known), n=1))
+
+
+def suggested(names: Sequence[str]) -> str:
+    """The end of an error that suggests ``names``; empty if there are none.
+
+    >>> suggested(["rates", "ratio"])
+    "; did you mean 'rates' or 'ratio'?"
+    """
+    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def quoted(value: object, most: int = 80) -> str:

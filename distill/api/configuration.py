@@ -10,7 +10,7 @@ from typing import Any
 import gin
 
 from distill.api import statement_checks, trusted, value_types
-from distill.api.gin_files import ConfigurationError, close, did_you_mean, find, search_paths, without_gin
+from distill.api.gin_files import ConfigurationError, close, find, search_paths, without_gin
 from distill.api.paths import expand_home
 from distill.api.statements import (
     COMMAND_LINE,
@@ -20,6 +20,7 @@ from distill.api.statements import (
     setting,
     shown_binding,
 )
+from distill.validation import suggested
 
 __all__ = [
     "COMMAND_LINE",
@@ -96,7 +97,7 @@ def _of_binding(message: str, texts: Sequence[str], place: str) -> str:
         why = f"no gin file imports {name[1]!r}, as a value with @ needs; a text needs quotes"
     elif missing := re.search(r"<module '([\w.]+)' from '.*'> has no attribute (\w+)$", why):
         public = [name for name in dir(sys.modules.get(missing[1])) if not name.startswith("_")]
-        why = f"{missing[1]} has no {missing[2]!r}{did_you_mean(close(missing[2], public))}"
+        why = f"{missing[1]} has no {missing[2]!r}{suggested(close(missing[2], public))}"
     return f"{place}: {shown_binding(texts[at], place)}: {why}"
 
 

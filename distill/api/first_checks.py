@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from distill.api import statement_checks
-from distill.api.gin_files import ConfigurationError, close, did_you_mean
+from distill.api.gin_files import ConfigurationError, close
 from distill.api.paths import expand_home
 from distill.api.statements import COMMAND_LINE, Scan
 from distill.inference.own_files import CONFIG
 from distill.tasks import row_fields
 from distill.tasks.records import RowError, SourceError
-from distill.validation import quoted
+from distill.validation import quoted, suggested
 
 _READ = 10_000  # rows that are read at most
 _PURPOSE = "rows of split train"
@@ -231,7 +231,7 @@ def _check_split(files: Any, split: str | None) -> None:
         return
     has = [*files, *(["validation"] if "train" in files and "validation" not in files else [])]
     if split not in has:
-        near = did_you_mean(close(split, has))
+        near = suggested(close(split, has))
         added = "" if near else f'; add "{split}": "FILE.jsonl" to FILES'
         raise ConfigurationError(
             f"--split: FILES has no split {split!r}; it has {', '.join(map(str, has))}{near}{added}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import distill
 from distill.api.paths import expand_home
+from distill.validation import suggested
 
 _FAR = 0.15  # difference of likeness to the closest name from which on a name is no suggestion
 
@@ -49,7 +50,7 @@ def find(name: str, paths: Sequence[str] | None = None) -> str:
     with contextlib.suppress(OSError):
         beside = os.path.dirname(name)
         known |= {os.path.join(beside, file) for file in os.listdir(beside or ".") if file.endswith(kind)}
-    near = did_you_mean(_alike(name, known))
+    near = suggested(_alike(name, known))
     if os.path.isdir(name):
         raise ConfigurationError(f"{name!r} is a folder, not a {kind.removeprefix('.')} file")
     raise ConfigurationError(
@@ -92,11 +93,6 @@ def close(name: str, known: Iterable[str]) -> list[str]:
     near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in near]
     return [one for one, ratio in zip(near, likeness) if ratio >= likeness[0] - _FAR]
-
-
-def did_you_mean(names: Sequence[str]) -> str:
-    """The end of an error that suggests ``names``; empty if there are none."""
-    return f"; did you mean {' or '.join(map(repr, names))}?" if names else ""
 
 
 def without_gin(message: str) -> str:

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from distill.api import signatures, value_types
-from distill.api.gin_files import close, did_you_mean
-from distill.validation import quoted
+from distill.api.gin_files import close
+from distill.validation import quoted, suggested
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,4 +111,4 @@ def _hint(name: str, known: list[str], macros: Mapping[str, str], others: str) -
         return f"; give {macros[name]}=…"
     if others and name.isupper():
         return f"; give macros as {others}={{{name!r}: …}}"
-    return did_you_mean(close(name, known)) or f"; it has {', '.join(known)}"
+    return suggested(close(name, known)) or f"; it has {', '.join(known)}"

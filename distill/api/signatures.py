@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import distill
-from distill.api.gin_files import close, did_you_mean
+from distill.api.gin_files import close
 from distill.api.statements import Scan
 from distill.api.trusted import Imports
+from distill.validation import suggested
 
 _PACKAGE = "distill"
 _KNOWN_DECORATORS = ("dataclass", "dataclasses.dataclass")
@@ -26,7 +27,7 @@ def problems(scan: Scan) -> Iterator[str]:
             continue
         binding = f"{use.selector}.{argument} (set in {use.place})"
         if symbol not in use.imports.modules:
-            yield f"{binding}: no gin file imports {symbol!r}{did_you_mean(_imported(use.imports, use.selector))}"
+            yield f"{binding}: no gin file imports {symbol!r}{suggested(_imported(use.imports, use.selector))}"
             continue
         module, first_part = use.imports.modules[symbol]
         if first_part or len(attributes) != 1 or not module.startswith(f"{_PACKAGE}."):
@@ -37,11 +38,11 @@ def problems(scan: Scan) -> Iterator[str]:
             if defined is not None and name not in defined:
                 known = sorted(one for one in defined if not one.startswith("_"))
                 near = [f"{symbol}.{one}" for one in close(name, known)[:1]]
-                yield f"{binding}: {module} defines no {name!r}{did_you_mean(near)}"
+                yield f"{binding}: {module} defines no {name!r}{suggested(near)}"
             continue
         arguments = arguments_of(module, name)
         if arguments is not None and argument not in arguments:
-            hint = did_you_mean(close(argument, arguments)) or f"; it has {', '.join(arguments)}"
+            hint = suggested(close(argument, arguments)) or f"; it has {', '.join(arguments)}"
             yield f"{binding}: {use.selector} has no argument {argument!r}{hint}"
 
 

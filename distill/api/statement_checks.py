@@ -10,9 +10,10 @@ from typing import Any
 
 import distill
 from distill.api import signatures, trusted, value_checks
-from distill.api.gin_files import ConfigurationError, close, did_you_mean, search_paths
+from distill.api.gin_files import ConfigurationError, close, search_paths
 from distill.api.paths import vocabulary_of
 from distill.api.statements import COMMAND_LINE, Scan, bindings_of, readable, scan_file, scan_text
+from distill.validation import suggested
 
 # Folders of gin files of which a run takes one each; errors about their macros suggest a file.
 _FOLDERS_OF_CHOICES = {"hardware": "cpu.gin", "models": "t5_1_1_small.gin", "tasks": "svamp.gin", "runs": "distill.gin"}
@@ -129,7 +130,7 @@ def _macro_problems(scan: Scan, bindings: Sequence[str]) -> list[str]:
         if name not in scan.referenced and places:
             names = close(name, set(scan.referenced) - {name})
             unset -= set(names[:1])  # the same mistake: MODEL_DRI is set, and so MODEL_DIR is not
-            hint = did_you_mean(names) or "; `distill config` prints the macros"
+            hint = suggested(names) or "; `distill config` prints the macros"
             problems.append(f"nothing uses {name} (set in {places[-1]}){hint}")
     for name, places in scan.referenced.items():
         if name in unset:

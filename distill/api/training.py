@@ -22,7 +22,7 @@ from distill.model.configs import NetworkConfig
 from distill.model.t5gemma_config import T5GemmaConfig
 from distill.sharding.partitioning import MeshConfig
 from distill.tasks import metrics as scoring
-from distill.validation import quoted
+from distill.validation import did_you_mean, quoted
 
 METHODS = ("distill", "distill_shared", "finetune", "task_distill", "single_task")
 
@@ -184,7 +184,7 @@ def _check_name(argument: str, name: str, folder: str) -> None:
         gin_files.find(f"gin/{folder}/{name}.gin")
     except gin_files.ConfigurationError:
         names = gin_files.shipped(folder)
-        near = gin_files.did_you_mean(gin_files.close(name, names)[:1])
+        near = did_you_mean(name, names)
         path = ", or the path of a .gin file" if argument == "model" else ""
         raise ValueError(f"{argument} must be one of {', '.join(names)}{path}; got {quoted(name, 200)}{near}") from None
 

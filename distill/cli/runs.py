@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from distill.api import tensorflow_log
 from distill.inference.own_files import CONFIG, FAILURE
+from distill.validation import did_you_mean
 
 if TYPE_CHECKING:
     from distill.tasks.registered import Registered
@@ -86,11 +87,9 @@ def check_directories(options: argparse.Namespace) -> None:
 
 def _near(path: str) -> str:
     """The end of an error that suggests the folder with the nearest name beside a path; empty if there is none."""
-    from distill.api import gin_files
-
     place = Path(path)
     folders = [str(one) for one in place.parent.iterdir() if one.is_dir()] if place.parent.is_dir() else []
-    return gin_files.did_you_mean(gin_files.close(str(place), folders)[:1])
+    return did_you_mean(str(place), folders)
 
 
 def _may_hold_student(model_dir: str) -> bool:

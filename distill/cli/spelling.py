@@ -9,8 +9,8 @@ from typing import Any, NoReturn
 
 import distill
 from distill import exit_codes
-from distill.api.gin_files import close, did_you_mean
-from distill.validation import quoted
+from distill.api.gin_files import close
+from distill.validation import did_you_mean, quoted, suggested
 
 _CHOOSE = (
     "--gin.evaluate.DecodeConfig.answers=choose answers with one of each row's choices (FIELDS names their field, as "
@@ -53,7 +53,7 @@ class Parser(argparse.ArgumentParser):
             known = [option for action in self._actions for option in action.option_strings]
             first = self._given[0].partition("=")[0] if self._given else ""
             if self._commands() and first.startswith("-") and first not in known:  # the command is missing too
-                message = f"there is no flag {first}{did_you_mean(close(first, known)[:1])}"
+                message = f"there is no flag {first}{did_you_mean(first, known)}"
             else:
                 message += self._misspelt()
         if ";" not in message:
@@ -85,10 +85,10 @@ class Parser(argparse.ArgumentParser):
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             meant = _MEANT.get(str(value).lower())
             alike = [meant] if meant in action.choices else close(str(value), action.choices)
-            self.error(f"there is no command {value!r}{did_you_mean(alike)}")
+            self.error(f"there is no command {value!r}{suggested(alike)}")
         if action.choices is not None and value not in action.choices:
             known = [str(choice) for choice in action.choices]
-            near = did_you_mean(close(str(value), known)[:1] or _beginning_alike(str(value), known))
+            near = did_you_mean(str(value), known) or suggested(_beginning_alike(str(value), known))
             name = action.option_strings[-1] if action.option_strings else action.metavar or action.dest
             self.error(f"{name} must be one of {', '.join(known)}; got {quoted(str(value), 200)}{near or self._help()}")
 
@@ -127,7 +127,7 @@ def _unknown(words: Sequence[str], command: argparse.ArgumentParser) -> str:
     if flag not in known and (way := _OF_INFER.get((command.prog.split()[-1], flag))):
         return f"there is no flag {flag}; {way}"
     if near := [option for option in close(flag, known) if option != "--help"]:
-        return f"there is no flag {flag}{did_you_mean(near)}"
+        return f"there is no flag {flag}{suggested(near)}"
     macro = flag.lstrip("-").upper().replace("-", "_")
     if takes_bindings and flag.startswith("-"):
         macros = _macros()

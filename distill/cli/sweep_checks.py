@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from distill.api import run_checks, statements
-from distill.counting import counted, form
+from distill.counting import counted, form, with_more
 from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.budgets import Cost, resolved
 from distill.experiments.sweep.estimates import Bound
@@ -238,7 +238,7 @@ class Configurations:
     def changed_rows(self, runs: Sequence[Run]) -> list[str]:
         """A line for training, validation and test rows that have changed since runs that are done."""
         return [
-            f"the {role} rows ({where}) have changed since {_with_more(names)} {form(len(names), 'was', 'were')} trained: "
+            f"the {role} rows ({where}) have changed since {with_more(names)} {form(len(names), 'was', 'were')} trained: "
             "no run is to do, so table and report are about the rows of before; for results on the rows as they are now, "
             "give another directory with --directory=DIR"
             for (where, role), names in self._changed_since(runs).items()
@@ -400,13 +400,9 @@ def lines_of_runs(runs: Sequence[Run], lines: Mapping[str, Sequence[str]]) -> li
             about.setdefault(text, []).append(levels or run.name)
     number = sum(run.name in lines for run in runs)
     return [
-        text if len(names) == number else f"{_with_more(list(dict.fromkeys(names)))}: {text}"
+        text if len(names) == number else f"{with_more(list(dict.fromkeys(names)))}: {text}"
         for text, names in about.items()
     ]
-
-
-def _with_more(names: Sequence[str]) -> str:
-    return f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}"
 
 
 def bound_lines(bounds: Mapping[str, Bound]) -> list[str]:
@@ -415,7 +411,7 @@ def bound_lines(bounds: Mapping[str, Bound]) -> list[str]:
     for name, bound in bounds.items():
         counts.setdefault(bound, []).append(name)
     return [
-        f"{_with_more(names)}: ≥ {bound.seconds * 1e3:.1f} ms per step on "
+        f"{with_more(names)}: ≥ {bound.seconds * 1e3:.1f} ms per step on "
         f"{bound.chips} chips, {bound.peak_bytes / 2**30:.2f} GiB per device{'' if bound.fits else ', which do not fit'}"
         for bound, names in counts.items()
     ]

@@ -12,7 +12,7 @@ import distill
 from distill import exit_codes, terminal
 from distill.cli import runs as command_runs
 from distill.counting import form
-from distill.validation import quoted
+from distill.validation import did_you_mean, quoted, suggested
 
 if TYPE_CHECKING:
     from distill.experiments.sweep import Sweep, documents
@@ -26,9 +26,7 @@ def only_target(words: Sequence[str]) -> str:
     if not words:
         raise ValueError("no sweep was given; expected a file or directory (--list lists the shipped files)")
     if len(words) == 2 and words[0] != "status" and not Path(words[0]).exists():
-        from distill.api import gin_files
-
-        near = gin_files.did_you_mean(gin_files.close(words[0], ["status"]))
+        near = did_you_mean(words[0], ["status"])
         if near:
             raise ValueError(f"distill sweep takes one file or directory; got {' '.join(words)}{near}")
     if len(words) != 1:
@@ -102,7 +100,7 @@ def _found(target: str, paths: Sequence[str]) -> Path:
         near = [str(other) for suffix in documents.SUFFIXES if (other := Path(target).with_suffix(suffix)).is_file()]
         if not near:
             raise
-        raise FileNotFoundError(f"{target} does not exist{gin_files.did_you_mean(near[:1])}") from None
+        raise FileNotFoundError(f"{target} does not exist{suggested(near[:1])}") from None
 
 
 def with_points(
@@ -168,7 +166,7 @@ def _check_exists(target: str) -> None:
     near = gin_files.close(target, here) or [files[name] for name in gin_files.close(path.name, files)]
     raise FileNotFoundError(
         f"{target} does not exist; expected a sweep file ({', '.join(documents.SUFFIXES)}) or the directory of a sweep"
-        f"{gin_files.did_you_mean(near[:1])}"
+        f"{suggested(near[:1])}"
     )
 
 
@@ -240,7 +238,6 @@ def check_runs(sweep: "Sweep", names: Sequence[str], known: Collection[str] | No
       names: the values of the flag.
       known: the names of its runs; None: those of its design, and nothing is checked for a search, which has none.
     """
-    from distill.api import gin_files
     from distill.experiments.sweep import SweepError
 
     if not names or (known is None and sweep.search is not None):
@@ -249,7 +246,7 @@ def check_runs(sweep: "Sweep", names: Sequence[str], known: Collection[str] | No
         known = [run.name for run in (*filter(None, [sweep.start_run()]), *sweep.runs())]
     unknown = sorted(set(names) - set(known))
     if unknown:
-        near = gin_files.did_you_mean(gin_files.close(unknown[0], known)[:1])
+        near = did_you_mean(unknown[0], known)
         raise SweepError(
             f"{sweep.directory} has no run {unknown[0]!r}; `distill sweep status` lists its runs, and --dry_run those of a "
             f"sweep that has not begun{near}"

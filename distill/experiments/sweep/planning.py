@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distill.counting import counted
+from distill.counting import counted, with_more
 from distill.experiments.sweep import files, leases, outcomes, plan, same_sweep
 from distill.experiments.sweep.inputs import Inputs
 from distill.experiments.sweep.levels import SEED, SweepError
@@ -235,10 +235,7 @@ def check_all(runs: Sequence[Run], check: Callable[[Run], None], skipped: Collec
             problems.setdefault(str(error), []).append(run.name)
     if problems:
         number = sum(len(names) for names in problems.values())
-        problem = "; ".join(
-            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {error}"
-            for error, names in problems.items()
-        )
+        problem = "; ".join(f"{with_more(names)}: {error}" for error, names in problems.items())
         raise SweepError(f"{number} of {counted(len(runs))} cannot be trained, so none was started: {problem}")
 
 

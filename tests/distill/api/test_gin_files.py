@@ -40,8 +40,6 @@ def test_what_is_not_there():
 
 def test_suggestions_are_the_nearest_first():
     assert gin_files.close("ALHPA", {"ALPHA", "LAMBDA"}) == ["ALPHA"]
-    assert gin_files.did_you_mean(["a", "b"]) == "; did you mean 'a' or 'b'?"
-    assert gin_files.did_you_mean([]) == ""
 
 
 def test_the_shipped_models_are_those_that_can_be_trained():
