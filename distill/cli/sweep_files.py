@@ -129,7 +129,7 @@ def with_points(
     given = [] if None in options.drop_more else list(before)
     for values in filter(None, options.drop_more):
         kept = more.without(given, values)
-        if kept == given and not options.prepare:  # the command that prepares has warned
+        if kept == given and not options.prepare:  # in the process that prepares for --workers: the command has warned
             terminal.Terminal().warn(
                 f"--drop_more drops nothing: no point that --more added has {quoted(values)}; there "
                 f"{form(len(given), 'is', 'are')} {quoted(given, 400) if given else 'none'}. A point of the sweep file is "
