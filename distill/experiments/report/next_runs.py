@@ -171,13 +171,14 @@ def _groups(values: Sequence[float]) -> list[float]:
 
 
 def explore(
-    line: Line, best: float, *, below: bool = False, above: bool = False, between: bool = False, reason: str
+    line: Line, best: float, seeds: int, *, below: bool = False, above: bool = False, between: bool = False, reason: str
 ) -> Proposal:
-    """Runs that extend the range of λ, or fill the gaps beside the best trained value; each with as many seeds as before.
+    """Runs that extend the range of λ, or fill the gaps beside the best trained value.
 
     Args:
       line: the settings.
       best: the trained λ with the best validation score.
+      seeds: number of runs at each λ; at least three are proposed.
       below, above: whether to add two values beyond this end, at the median ratio of the trained values (limited to 2 to
         10; at least 3.2 if one or two values were trained).
       between: whether to add the geometric mean of each gap beside ``best``.
@@ -196,7 +197,6 @@ def explore(
         chosen += [trained[0] / step**2, trained[0] / step]
     if above:
         chosen += [trained[-1] * step, trained[-1] * step**2]
-    seeds = max(len(cell.runs) for cell in line.cells)
     found = knob(line)
     runs = tuple(NextRun(lam, max(seeds, FEW_SEEDS), found.text(lam) if found else "") for lam in sorted(chosen))
     return Proposal("explore", runs, reason, resolution(trained, best, chosen))

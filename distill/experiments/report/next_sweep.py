@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import shlex
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,18 @@ from distill.experiments.sweep import SEED, SweepError, read_plan, reading
 from distill.experiments.sweep.levels import RATES, number_of
 from distill.experiments.sweep.runs import Sweep
 from distill.inference.own_files import CONFIG
+
+
+def seeds_of(line: Line) -> int:
+    """The number of seeds of a new setting of a line: that of the design of its sweep.
+
+    More seeds of some settings (``more``) do not change it. For runs of no sweep with a known design, it is the largest
+    number that at least half of the settings have.
+    """
+    sweep = _only_sweep(line.cells)
+    if sweep is not None:
+        return max(1, len(sweep.seeds()))
+    return statistics.median_high(len(cell.runs) for cell in line.cells)
 
 
 def with_recipe(proposal: Proposal, line: Line, best: Cell, to_do: Sequence[Unfinished] = ()) -> Proposal:
@@ -43,8 +56,7 @@ def with_recipe(proposal: Proposal, line: Line, best: Cell, to_do: Sequence[Unfi
     if not runs:
         return proposal
     seeds = [_seeds(line, run, planned) for run, (_, planned) in zip(runs, left)]
-    directories = {run.sweep for cell in line.cells for run in cell.runs}
-    sweep = _sweep(next(iter(directories))) if len(directories) == 1 else None
+    sweep = _only_sweep(line.cells)
     setter = None if sweep is None else _setter(sweep, found.name)
     if sweep is not None and (setter or found.name != RATE):
         axis = setter or found.name
@@ -57,21 +69,50 @@ def with_recipe(proposal: Proposal, line: Line, best: Cell, to_do: Sequence[Unfi
     return dataclasses.replace(proposal, recipe=_file(proposal, found.name, line, best, seeds))
 
 
-def more_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished] = ()) -> Recipe:
-    """What trains settings with more seeds: a command, or a sweep file if no sweep with a known design has all of them.
+@dataclasses.dataclass(frozen=True)
+class SharedSeeds:
+    """Seeds that settings need so that each has all of ``number`` seeds.
+
+    Attributes:
+      added: of each setting, the seeds to train; none that is trained or still to do.
+      to_do: of each setting, the number of these seeds that its sweep still trains.
+    """
+
+    added: tuple[tuple[int, ...], ...]
+    to_do: tuple[int, ...]
+
+
+def shared_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished] = ()) -> SharedSeeds:
+    """The seeds that settings need to share ``number`` of them: first those that most settings have, then new ones.
 
     Args:
-      cells: the settings; at least one has fewer than ``number`` seeds.
-      number: seeds of each setting, those that were trained or are still to do included.
+      cells: the settings.
+      number: of seeds that all of them are to have.
       to_do: runs of the sweeps that are still to do.
     """
-    directories = {run.sweep for cell in cells for run in cell.runs}
-    sweep = _sweep(next(iter(directories))) if len(directories) == 1 else None
-    planned = {id(cell): runs_to_do(cell, to_do) for cell in cells}
-    trained = [run.seed for cell in cells for run in cell.runs]
-    first = max(_numbers([*trained, *(each.seed for found in planned.values() for each in found)]), default=-1) + 1
-    missing = {id(cell): number - len(cell.runs) - len(planned[id(cell)]) for cell in cells}
-    seeds = {key: list(range(first, first + count)) for key, count in missing.items() if count > 0}
+    trained = [_numbers(run.seed for run in cell.runs) for cell in cells]
+    planned = [_numbers(each.seed for each in runs_to_do(cell, to_do)) for cell in cells]
+    there = [{*own, *later} for own, later in zip(trained, planned)]
+    known = sorted(set().union(*there), key=lambda seed: (-sum(seed in own for own in there), seed))
+    first = max(known, default=-1) + 1
+    wanted = sorted([*known, *range(first, first + number)][:number])
+    return SharedSeeds(
+        tuple(tuple(seed for seed in wanted if seed not in own) for own in there),
+        tuple(sum(seed in wanted and seed not in own for seed in later) for own, later in zip(trained, planned)),
+    )
+
+
+def more_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished] = ()) -> Recipe:
+    """What trains the seeds of :func:`shared_seeds`: a command, or a sweep file if no sweep with a known design has them.
+
+    Args:
+      cells: the settings; at least one lacks seeds.
+      number: seeds that all settings are to have, those that were trained or are still to do included.
+      to_do: runs of the sweeps that are still to do.
+    """
+    sweep = _only_sweep(cells)
+    added = shared_seeds(cells, number, to_do).added
+    seeds = {id(cell): list(each) for cell, each in zip(cells, added) if each}
     if sweep is not None:
         points = []
         for cell in (cell for cell in cells if id(cell) in seeds):
@@ -83,8 +124,15 @@ def more_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished] =
         cell.label: {"gin_files": [str(cell.runs[0].directory / CONFIG)]} for cell in cells if id(cell) in seeds
     }
     run = cells[0].runs[0]
-    axes = {"setting": settings, SEED: max(seeds.values(), key=len)}
-    return Recipe({}, "", _yaml({"directory": f"{run.sweep or run.directory}_next", "axes": axes}))
+    # A sweep trains all settings with the seeds of its axis; ``more`` adds those that one of them lacks.
+    of_all = sorted(set.intersection(*map(set, seeds.values())) or set().union(*seeds.values()))
+    rest = [
+        {"setting": cell.label, SEED: more}
+        for cell in cells
+        if (more := [seed for seed in seeds.get(id(cell), ()) if seed not in of_all])
+    ]
+    content = {"directory": f"{run.sweep or run.directory}_next", "axes": {"setting": settings, SEED: of_all}}
+    return Recipe({}, "", _yaml({**content, **({"more": rest} if rest else {})}))
 
 
 def runs_to_do(cell: Cell, to_do: Sequence[Unfinished]) -> list[Unfinished]:
@@ -154,6 +202,12 @@ def _remark(sweep: Sweep, cells: Sequence[Cell]) -> str:
         f"The sweep has no axis {SEED}: its runs have the seed {' or '.join(seeds)}, and the command names the seeds of "
         "the new runs. The report takes runs that differ in the seed alone for one setting."
     )
+
+
+def _only_sweep(cells: Sequence[Cell]) -> Sweep | None:
+    """The sweep of all runs of some settings; None if they are of several, or of none with a known design."""
+    directories = {run.sweep for cell in cells for run in cell.runs}
+    return _sweep(next(iter(directories))) if len(directories) == 1 else None
 
 
 def _sweep(directory: Path | None) -> Sweep | None:

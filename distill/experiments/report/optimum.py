@@ -121,7 +121,7 @@ def unfitted(evidence: Evidence) -> list[Unfitted]:
             if studied and all(math.isfinite(score) for each in scores for score in each):
                 gap = max(line.values) / min(line.values)
                 proposal = next_runs.explore(
-                    line, best, below=True, above=True, between=gap > next_runs.APART**4,
+                    line, best, next_sweep.seeds_of(line), below=True, above=True, between=gap > next_runs.APART**4,
                     reason=f"a maximum needs at least three different λ, better five, and there {_are(values)}",
                 )  # fmt: skip
             top = line.cells[line.values.index(best)]
@@ -213,7 +213,7 @@ def estimate(
     top = line.cells[int(means.argmax())]
     proposal = (
         next_runs.explore(
-            line, _best_value(line, scores), below=weak.below, above=weak.above,
+            line, _best_value(line, scores), next_sweep.seeds_of(line), below=weak.below, above=weak.above,
             between=bool(weak.few or weak.misfit) or not (weak.below or weak.above),
             reason=reason(weak, curve),
         )

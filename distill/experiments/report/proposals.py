@@ -15,6 +15,7 @@ from distill.experiments.report.next_runs import Proposal, Recipe
 from distill.experiments.report.optimum import effective_lines
 from distill.experiments.report.settings import Cell
 from distill.experiments.report.text import number, one_line
+from distill.experiments.sweep.levels import FEW_SEEDS
 
 MOST_SEEDS = 40
 """A difference that needs more seeds is not pursued: other settings are worth more."""
@@ -67,7 +68,7 @@ def steps(analysis: Analysis) -> list[Step]:
     ]
     for head in analysis.headlines:
         found = comparisons.oriented(analysis.family, head.a, head.b)
-        if found is not None and not found.apart and found.needed.seeds is not None:
+        if found is not None and not found.apart:
             out += _more_seeds(analysis, found)
     timed = all(math.isfinite(step.hours) and step.hours > 0 for step in out if step.runs)
 
@@ -87,26 +88,39 @@ def order(analysis: Analysis) -> str:
 
 
 def _more_seeds(analysis: Analysis, found: Comparison) -> list[Step]:
-    """More seeds of two settings, up to the number at which the difference is detected; empty if they have as many."""
-    seeds, cells, to_do = found.needed.seeds or 0, (found.a, found.b), analysis.part.to_do
-    missing = [seeds - len(cell.runs) for cell in cells]
-    if min(missing) <= 0 or seeds > MOST_SEEDS:
-        return []
+    """Seeds that two settings need to share, up to the number at which the difference is detected; empty if they do.
+
+    Where that number is not known or beyond ``MOST_SEEDS``, but rests on too few shared seeds, or the means over all seeds
+    contradict it, a setting gets the seeds that only the other one has.
+    """
+    cells, to_do, width = (found.a, found.b), analysis.part.to_do, found.needed.width
+    seeds = found.needed.seeds or 0
+    detects = found.seeds < seeds <= MOST_SEEDS
+    if not detects:
+        uncertain = found.partial and (found.seeds < FEW_SEEDS or not found.agree)
+        seeds, width = max(len(cell.runs) for cell in cells) if uncertain else 0, math.nan
+    shared = next_sweep.shared_seeds(cells, seeds, to_do)
+    added, planned = [len(each) for each in shared.added], sum(shared.to_do)
     question = f"{one_line(found.a.label)} or {one_line(found.b.label)}"
-    planned = [min(more, len(next_sweep.runs_to_do(cell, to_do))) for more, cell in zip(missing, cells)]
-    added = [more - there for more, there in zip(missing, planned)]
     if not any(added):
-        return [Step(question, _all_to_do(sum(planned)), None, 0, 0.0, found.needed.width)]
-    unit = " points" if analysis.evidence.scale == 100 else ""
+        return [Step(question, _all_to_do(planned), None, 0, 0.0, width)] if planned else []
     of_each = [f"{counted(more, 'seed')} of {one_line(cell.label)}" for more, cell in zip(added, cells) if more]
-    text = (
-        f"{counted(sum(added), 'run')}, {' and '.join(of_each)}, "
-        f"{form(sum(added), 'distinguishes', 'distinguish')} the two if their difference is "
-        f"{number(found.needed.difference, 2)}{unit}, as observed; the "
-        f"width of its interval becomes about {100 * found.needed.width:.0f} % of now.{_some_to_do(sum(planned))}"
-    )
+    text = f"{counted(sum(added), 'run')}, {' and '.join(of_each)}, "
+    if detects:
+        unit = " points" if analysis.evidence.scale == 100 else ""
+        text += (
+            f"{form(sum(added), 'distinguishes', 'distinguish')} the two if their difference is "
+            f"{number(found.needed.difference, 2)}{unit}, as observed; the "
+            f"width of its interval becomes about {100 * width:.0f} % of now."
+        )
+    else:
+        text += (
+            f"{form(sum(added), 'gives', 'give')} both settings the same {seeds} seeds; their comparison rests on "
+            f"{counted(found.seeds, 'pair')} of runs now."
+        )
     hours = sum(more * _hours([cell]) for more, cell in zip(added, cells))
-    return [Step(question, text, next_sweep.more_seeds(cells, seeds, to_do), sum(added), hours, found.needed.width)]
+    recipe = next_sweep.more_seeds(cells, seeds, to_do)
+    return [Step(question, text + _some_to_do(planned), recipe, sum(added), hours, width)]
 
 
 def _all_to_do(number: int) -> str:
@@ -139,18 +153,16 @@ def next_sentences(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) ->
     opening = next((step for step in found if step.runs), None)
     for place, step in enumerate(found):
         start = "Next" if len(found) == 1 else f"Next, {place + 1} of {len(found)}"
-        cost = _cost(step, analysis.costs.hours) if step.runs and math.isfinite(step.hours) else ""
+        hours = analysis.costs.hours
+        cost = (
+            f"It takes about {number(step.hours, 2)} {hours}, with compilation and without the start of each process."
+            if step.runs and math.isfinite(step.hours)
+            else ""
+        )
         remark = "" if step.recipe is None else step.recipe.remark
         text = " ".join(filter(None, (step.text, remark, cost, first if todo and step is opening else "")))
         out.append((f"{start}, {step.question}: {text}", recipe_text(step.recipe)))
     return out
-
-
-def _cost(step: Step, hours: str) -> str:
-    text = f"It takes about {number(step.hours, 2)} {hours}, with compilation and without the start of each process"
-    if not (math.isfinite(step.width) and step.hours > 0):
-        return f"{text}."
-    return f"{text}; the answer's range becomes {100 * (1 - step.width):.0f} % narrower."
 
 
 def of_line(name: str) -> str:

@@ -73,17 +73,17 @@ def test_no_knob_where_a_schedule_sets_lambda(lines):
 
 def test_exploring_widens_and_fills(lines):
     line = lines["all_tokens"]
-    found = next_runs.explore(line, 1.2, above=True, between=True, reason="r")
+    found = next_runs.explore(line, 1.2, 5, above=True, between=True, reason="r")
     expected = [math.sqrt(0.6 * 1.2), math.sqrt(1.2 * 2.4), 9.6 * 2, 9.6 * 4]
     assert [run.lam for run in found.runs] == pytest.approx(expected, rel=0.01)
     # Before: from 0.6, below 1.2, to 38. Afterwards at most from 4.8 to 19, or from 9.6 to 38: a factor of 4 of one of 64.
     assert found.total == 20 and found.width == pytest.approx(math.log(4) / math.log(64), rel=0.01)
-    assert next_runs.explore(line, 1.2, reason="r").runs == ()
+    assert next_runs.explore(line, 1.2, 5, reason="r").runs == ()
     ratios = [run.setting.split(" about ")[1] for run in found.runs]
     assert [first / second for first, second in map(parts, ratios)] == pytest.approx(
         [2.4 / lam for lam in expected], rel=0.05
     )
-    at_the_end = next_runs.explore(line, 9.6, between=True, reason="r")
+    at_the_end = next_runs.explore(line, 9.6, 5, between=True, reason="r")
     assert [run.lam for run in at_the_end.runs] == pytest.approx([math.sqrt(4.8 * 9.6)], rel=0.01)
 
 

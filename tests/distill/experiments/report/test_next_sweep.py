@@ -1,5 +1,6 @@
 """The next runs as something to paste: complete settings that `distill sweep --dry_run` accepts."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -8,7 +9,7 @@ import pytest
 import yaml
 
 from distill.cli import main
-from distill.experiments.report import collect, next_sweep, proposals
+from distill.experiments.report import collect, next_sweep, proposals, quantities
 from distill.experiments.sweep import planning, reading
 from distill.training import provenance
 from tests.distill.experiments.report import synthetic
@@ -101,6 +102,31 @@ def test_more_seeds_of_two_settings_are_one_command(sweep, capsys):
     assert [{**point, "RANDOM_SEED": 0} for point in points] == [{**cell.values, "RANDOM_SEED": 0} for cell in cells]
     assert main.main([*words[1:], "--dry_run"]) == 0
     assert "28 runs: 24 finished, which are kept, and 4 to do" in capsys.readouterr().out
+
+
+def test_more_seeds_of_some_settings_change_neither_new_levels_nor_the_seeds_to_share(sweep, tmp_path):
+    out = shutil.copytree(sweep / "out", tmp_path / "out")
+    content = yaml.safe_load((sweep / "rates.yaml").read_text())
+    content["more"] = [{"NORMALIZER": "all_tokens", "rates": ["1:4", "8:1"], "RANDOM_SEED": [3, 4, 5]}]
+    (tmp_path / "more.yaml").write_text(json.dumps(content))
+    for run in planning.prepare(reading.read(tmp_path / "more.yaml", out)).runs:
+        if not run.done:
+            shutil.copytree(run.directory.with_name(run.name[:-1] + "0"), run.directory)
+    cells = {cell.label: cell for cell in analysed(out)[1].part.cells}
+    line = quantities.Line("all_tokens", tuple(cells.values())[:4], (9.6, 2.4, 0.6, 0.3))
+    assert [len(cell.runs) for cell in line.cells] == [6, 3, 3, 6] and next_sweep.seeds_of(line) == 3
+    pair = (cells["all_tokens, rates 1:4"], cells["all_tokens, rates 1:1"])
+    assert next_sweep.shared_seeds(pair, 5).added == ((), (3, 4))
+    assert next_sweep.shared_seeds(pair, 8).added == ((6, 7), (3, 4, 5, 6, 7))
+    alone = [
+        dataclasses.replace(cell, runs=tuple(dataclasses.replace(r, sweep=None) for r in cell.runs)) for cell in pair
+    ]
+    assert next_sweep.seeds_of(dataclasses.replace(line, cells=(*alone, *alone[:1]))) == 6
+    (tmp_path / "next.yaml").write_text(next_sweep.more_seeds(alone, 8).file)
+    new = [
+        (run.values["setting"][-3:], run.values["RANDOM_SEED"]) for run in reading.read(tmp_path / "next.yaml").runs()
+    ]
+    assert new == [("1:4", "6"), ("1:4", "7"), *(("1:1", seed) for seed in "67345")]
 
 
 def test_runs_without_an_axis_of_seeds_count_as_their_seed(tmp_path, capsys):
@@ -212,4 +238,4 @@ def test_runs_of_the_sweep_that_are_still_to_do_are_not_proposed_again(sweep, tm
         assert f"and {rest.runs + 1} to do" in capsys.readouterr().out, "no run is counted twice"
     part = planned({"NORMALIZER": "all_tokens", "rates": "1:4", "RANDOM_SEED": [3, 7]})[0].part
     added = points(next_sweep.more_seeds(part.cells[:2], 6, part.to_do).command)
-    assert [(point["rates"], point["RANDOM_SEED"]) for point in added] == [("1:4", [8]), ("1:1", [8, 9, 10])]
+    assert [(point["rates"], point["RANDOM_SEED"]) for point in added] == [("1:4", [8]), ("1:1", [3, 7, 8])]

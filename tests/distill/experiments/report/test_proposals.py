@@ -1,11 +1,16 @@
 """The next runs in words."""
 
 import dataclasses
+import json
+import math
+import re
+import shutil
 
 import pytest
 import yaml
 
 from distill.experiments.report import collect, next_runs, proposals
+from tests.distill.experiments.report.conftest import analysed
 
 
 def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_analysis):
@@ -21,15 +26,14 @@ def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_a
         "Next, 1 of 3, best λ (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
         "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. The range in which the best λ "
         "may be becomes about 67 % of now, in log λ. All other settings stay: NORMALIZER all_tokens, and all that the "
-        "settings share. It takes about 6.7 chip-hours, with compilation and without the start of each process; the "
-        "answer's range becomes 33 % narrower."
+        "settings share. It takes about 6.7 chip-hours, with compilation and without the start of each process."
     ), "the interval of the best λ is open below"
     assert second.startswith("Next, 2 of 3, best λ (task_tokens): 20 runs, ") and "\n  LAMBDA: [" in file
     assert third == (
         "Next, 3 of 3, all_tokens, rates 8:1 or task_tokens, rates 1:1: 20 runs, 10 seeds of all_tokens, rates 8:1 and 10 "
         "seeds of task_tokens, rates 1:1, distinguish the two if their difference is 6.5 points, as observed; the width of "
         "its interval becomes about 58 % of now. It takes about 13 chip-hours, with compilation and without the start of "
-        "each process; the answer's range becomes 42 % narrower."
+        "each process."
     )
     assert yaml.safe_load(seeds)["axes"]["RANDOM_SEED"] == list(range(5, 15))
     assert list(yaml.safe_load(seeds)["axes"]["setting"]) == ["all_tokens, rates 8:1", "task_tokens, rates 1:1"]
@@ -54,9 +58,26 @@ def test_seeds_of_two_settings_that_are_still_to_do_are_not_proposed_again(rates
     rest = step(9, 12)
     assert rest.text.startswith("1 run, 1 seed of all_tokens, rates 8:1, distinguishes the two if ") and rest.runs == 1
     assert rest.text.endswith(" 19 more runs for it are still to do in the sweep; they are not among these.")
-    assert yaml.safe_load(rest.recipe.file)["axes"]["RANDOM_SEED"] == [17], "no planned seed"
+    assert yaml.safe_load(rest.recipe.file)["axes"]["RANDOM_SEED"] == [14], "which the other one gets"
     assert step(10, 10).text == "no run to add: the 20 runs for it are still to do in the sweep."
     assert step().runs == 20
+
+
+def test_a_setting_gets_the_seeds_that_only_the_other_one_has(rates, tmp_path):
+    """Where the two share too few seeds for a number that they need to be known."""
+    folder = shutil.copytree(rates, tmp_path / "rates")
+    plan = json.loads((folder / "sweep.json").read_text())
+    for name in [name for name in plan["runs"] if re.search("task_tokens__rates-1_1__RANDOM_SEED-[1-4]", name)]:
+        plan["runs"].pop(name)
+        shutil.rmtree(folder / name)
+    (folder / "sweep.json").write_text(json.dumps(plan))
+    (step,) = [step for step in proposals.steps(analysed(folder)[1]) if " or " in step.question]
+    assert step.text == (
+        "4 runs, 4 seeds of task_tokens, rates 1:1, give both settings the same 5 seeds; their comparison rests on 1 pair "
+        "of runs now."
+    )
+    assert step.runs == 4 and math.isnan(step.width)
+    assert yaml.safe_load(step.recipe.file)["axes"]["RANDOM_SEED"] == [1, 2, 3, 4]
 
 
 def test_the_order_is_that_of_narrowing_per_hour_and_per_run_without_times(rates_analysis, monkeypatch):
