@@ -11,17 +11,18 @@ from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED
 from distill.experiments.sweep.levels import RATES
 
-_TRAINING = (
-    "steps",
-    "examples",
-    "tokens",
-    "lambda",
-    "flops",
-    "seconds",
-    "chip_seconds",
-    "peak_memory_bytes",
-    "parameters",
-)
+# Column → entry of the record's section ``training``.
+_TRAINING = {
+    "steps": "steps",
+    "examples": "examples",
+    "tokens": "tokens",
+    "effective_lambda": "lambda",
+    "flops": "flops",
+    "seconds": "seconds",
+    "chip_seconds": "chip_seconds",
+    "peak_memory_bytes": "peak_memory_bytes",
+    "parameters": "parameters",
+}
 
 
 def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
@@ -44,7 +45,7 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
             "run",
             "test_data",
             *map(spreadsheet_cell, axes),
-            "seed",
+            SEED,
             "best_step",
             "train_rows",
             *map(str.lower, RATES),
@@ -58,7 +59,7 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
     for _, cell, run in runs:
         levels = [spreadsheet_cell(cell.values.get(axis, "")) for axis in axes]
         values = [run.record[split].get(name, "") for split, names in metrics.items() for name in names]
-        training = [_number(run.record["training"].get(name)) for name in _TRAINING]
+        training = [_number(run.record["training"].get(name)) for name in _TRAINING.values()]
         step, rows = run.record["selection"]["step"], quantities.train_rows(cell)
         fingerprint = spreadsheet_cell(str(run.fingerprint("test"))[:16])
         writer.writerow(

@@ -14,17 +14,18 @@ def test_every_run_has_a_line(rates_analysis):
     rows = list(csv.DictReader(io.StringIO(table.csv_text([found.part], collection.unfinished))))
     assert len(rows) == 62
     first = rows[0]
-    assert (first["NORMALIZER"], first["rates"], first["seed"], first["state"], first["best_step"]) == (
+    assert (first["NORMALIZER"], first["rates"], first["RANDOM_SEED"], first["state"], first["best_step"]) == (
         "task_tokens", "1:4", "0", "done", "300",
     )  # fmt: skip
     assert (first["label_rate"], first["rationale_rate"], rows[60]["label_rate"]) == ("1", "4", "")
+    assert first["effective_lambda"] == "1" and not {"lambda", "seed"} & set(first), "the names of results.csv"
     run = found.part.cells[0].runs[0]
     assert float(first["test/accuracy"]) == pytest.approx(run.score("accuracy")) and first["parameters"] == "60500000"
     assert [(row["state"], row["error"]) for row in rows[60:]] == [
         ("failed", "loss is not finite at step 120"),
         ("waiting", ""),
     ]
-    assert rows[60]["seed"] == "0"
+    assert rows[60]["RANDOM_SEED"] == "0"
 
 
 def test_a_failed_run_has_the_level_that_no_finished_run_has(rates_analysis):
@@ -49,4 +50,4 @@ def test_no_text_of_a_run_is_a_formula(rates_analysis):
     )
     part = dataclasses.replace(found.part, cells=(dataclasses.replace(cell, runs=(run,)),))
     (row,) = csv.DictReader(io.StringIO(table.csv_text([part], ())))
-    assert (row["run"], row["seed"], row["test_data"]) == ("'@name", "'=cmd", "'=HYPERLINK(1)")
+    assert (row["run"], row["RANDOM_SEED"], row["test_data"]) == ("'@name", "'=cmd", "'=HYPERLINK(1)")
