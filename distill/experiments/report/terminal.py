@@ -17,7 +17,7 @@ from distill import atomic_files, terminal
 from distill.counting import counted
 from distill.experiments.report import collect, settings, statistics
 from distill.experiments.report.text import spreadsheet_cell
-from distill.experiments.sweep import SEED, Run, Sweep, files
+from distill.experiments.sweep import SEED, Run, Sweep, files, outcomes
 from distill.experiments.sweep import failures as sweep_failures
 from distill.training import record, reporting
 from distill.training.curves import COLOURS
@@ -134,7 +134,8 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     What else distinguishes settings in the table, such as changed rows, has a column beside those of the axes. The rates
     are those of a mixture; they and the effective λ are empty where the run has none, or no record of them.
     The test rows that have the input of a training row have a column if a run has such rows.
-    A failed run has a line with its levels, the step that it reached, and its error.
+    A failed run has a line with its levels, the step that it reached, and its error; a trial that a search ended early, one
+    with its levels and the step of the validation that ended it.
     """
     done = [(run, reporting.read_result(epath.Path(run.directory))) for run in sweep.runs() if run.done]
     metrics = sorted({name for _, result in done for name in result["test"]})
@@ -158,12 +159,14 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
             + ["done", ""]
         )
     for run in sweep.runs():
-        if run.name in failures:
-            reached = files.reached_step(run.directory)
-            steps = "" if reached is None else str(reached)
-            blank = [""] * (len(columns) - len(axes) - 1)
-            texts = [*_levels(run.values, axes), steps, *blank, "failed", failures[run.name]]
-            writer.writerow(map(spreadsheet_cell, texts))
+        pruned = outcomes.pruned(run)
+        if run.name not in failures and pruned is None:
+            continue
+        reached = files.reached_step(run.directory) if pruned is None else pruned.get("step")
+        steps = "" if reached is None else str(reached)
+        blank = [""] * (len(columns) - len(axes) - 1)
+        ended = ["pruned", ""] if pruned is not None else ["failed", failures[run.name]]
+        writer.writerow(map(spreadsheet_cell, [*_levels(run.values, axes), steps, *blank, *ended]))
     atomic_files.replace(path, held.getvalue())
 
 
@@ -315,7 +318,7 @@ def write_all(sweep: Sweep, title: str = "", xlabel: str | None = None) -> list[
     """Writes ``results.csv`` and ``results.png`` into the folder of the sweep, and prints the table."""
     found, failures = cells(sweep), sweep_failures(sweep)
     console = terminal.output()
-    if found or failures:
+    if found or failures or any(outcomes.pruned(run) is not None for run in sweep.runs()):
         write_csv(sweep, sweep.directory / "results.csv", failures)
     if not found:
         console.print("no run of this sweep is finished")

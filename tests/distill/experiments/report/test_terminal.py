@@ -10,7 +10,7 @@ from etils import epath
 
 from distill.experiments.report import terminal as report
 from distill.experiments.report.terminal import Cell
-from distill.experiments.sweep import Level, Sweep
+from distill.experiments.sweep import Level, Sweep, outcomes
 from distill.training import timing
 from tests.distill.experiments.report import synthetic
 
@@ -99,9 +99,11 @@ def note_attempt(run, step):
     timing.Attempts(epath.Path(run.directory), 0, started=0.0).made(step)
 
 
-def test_the_csv_has_finished_and_failed_runs(sweep):
+def test_the_csv_has_finished_failed_and_pruned_runs(sweep):
     finish(sweep, [10.0, 20.0])
     note_attempt(sweep.runs()[5], 37)
+    note_attempt(sweep.runs()[4], 61)
+    outcomes.note_pruned(sweep.runs()[4], 60, 0.25)
     report.write_csv(sweep, sweep.directory / "out.csv", {sweep.runs()[5].name: "no memory, none"})
     with (sweep.directory / "out.csv").open(newline="") as file:
         rows = list(csv.reader(file))
@@ -110,6 +112,7 @@ def test_the_csv_has_finished_and_failed_runs(sweep):
         ["method", "RANDOM_SEED", "steps", "seconds", *weights, "best_step", "best", "test/accuracy", "state", "error"],
         ["standard", "0", "100", "2.0", *blank, "80", "50.0", "10.0", "done", ""],
         ["standard", "1", "100", "2.0", *blank, "80", "50.0", "20.0", "done", ""],
+        ["step-by-step", "1", "60", "", *blank, "", "", "", "pruned", ""],
         ["step-by-step", "2", "37", "", *blank, "", "", "", "failed", "no memory, none"],
     ]
 
