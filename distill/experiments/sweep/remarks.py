@@ -2,9 +2,10 @@
 
 import dataclasses
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from distill.counting import counted
+from distill.counting import counted, form
 from distill.experiments.sweep.levels import FEW_SEEDS, RATES, SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep
 from distill.tasks import task_ids
@@ -118,13 +119,22 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
                     "which has no weight between tasks; give the axis a condition ('when')"
                 )
     out += _equal(sweep, runs, settings)
-    seeds = len(sweep.seeds())
-    if seeds < FEW_SEEDS:
-        out.append(
-            f"{counted(max(1, seeds), 'seed')} per setting: an interval over fewer than {FEW_SEEDS} seeds is "
-            "unreliable; add values of RANDOM_SEED"
-        )
+    seeds = _seeds(sweep, runs)
+    few = sum(number < FEW_SEEDS for number in seeds)
+    if few:
+        there = f"{counted(seeds[0], 'seed')} per setting"
+        if min(seeds) < max(seeds):
+            least = min(seeds) if few == 1 else f"the least: {min(seeds)}"
+            there = f"{few} of {len(seeds)} settings {form(few, 'has', 'have')} fewer than {FEW_SEEDS} seeds ({least})"
+        out.append(f"{there}: an interval over fewer than {FEW_SEEDS} seeds is unreliable; add values of RANDOM_SEED")
     return out
+
+
+def _seeds(sweep: Sweep, runs: Sequence[Run]) -> list[int]:
+    """The number of seeds of each setting; of a search, whose runs are not known before, that of a trial."""
+    if sweep.search is not None:
+        return [max(1, len(sweep.seeds()))]
+    return list(Counter(tuple(pair for pair in run.values.items() if pair[0] != SEED) for run in runs).values())
 
 
 def _equal(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) -> list[str]:

@@ -53,6 +53,15 @@ def test_a_weight_between_tasks_of_a_single_task(tmp_path):
 def test_few_seeds(tmp_path):
     assert said(tmp_path, "axes: {LEARNING_RATE: [1]}", "set_label")[0].startswith("1 seed per setting")
     assert said(tmp_path, "axes: {RANDOM_SEED: [0, 1]}", "set_label")[0].startswith("2 seeds per setting")
+    axes = "axes: {LEARNING_RATE: [1, 2, 3], RANDOM_SEED: [0, 1]}"
+    more = f"{axes}\nmore: [{{LEARNING_RATE: [1, 3], RANDOM_SEED: [2, 3, 4, 5]}}]"
+    assert said(tmp_path, more, "set_label") == [
+        "1 of 3 settings has fewer than 3 seeds (2): an interval over fewer than 3 seeds is unreliable; add values of "
+        "RANDOM_SEED"
+    ]
+    assert said(tmp_path, more.replace("[1, 3]", "[1, 2, 3]"), "set_label") == []
+    search = "axes: {LEARNING_RATE: {low: 1, high: 2}, RANDOM_SEED: [0, 1]}\ndesign: {kind: optuna, trials: 2}"
+    assert said(tmp_path, search, "set_label")[0].startswith("2 seeds per setting")
 
 
 def test_an_axis_that_changes_nothing_in_any_run_is_refused(tmp_path):
