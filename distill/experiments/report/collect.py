@@ -4,14 +4,17 @@ import dataclasses
 import json
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
-from distill import outputs
+from distill import locking, outputs
 from distill.experiments.sweep import PLAN, SEED, read_directory
+from distill.experiments.sweep.files import reached_step
+from distill.inference.own_files import ATTEMPTS
 from distill.training import record, reporting
 from distill.validation import quoted
 
@@ -125,7 +128,7 @@ class Unfinished:
     Attributes:
       name: of its folder.
       axes: axis of the sweep → level.
-      state: as in a sweep's directory.
+      state: as in a sweep's directory; ``stopped`` for a run of no sweep that no process trains.
       error: of a failed run.
       sweep: the sweep's folder, or None.
     """
@@ -204,9 +207,27 @@ def collect(paths: Sequence[str | Path]) -> Collection:
         states = sorted({each.state for each in unfinished.values()})
         first = next((each for each in unfinished.values() if each.error), None)
         more = f"; {first.name} failed: {first.error}" if first else ""
-        raise ReportError(f"no run is finished: {len(unfinished)} {' or '.join(states)}{more}")
+        counts = ", ".join(f"{sum(each.state == state for each in unfinished.values())} {state}" for state in states)
+        raise ReportError(f"no run is finished: {counts}{more}{_remedy(unfinished)}")
     left = {key: each for key, each in unfinished.items() if key not in runs}
     return Collection(tuple(runs.values()), tuple(left.values()))
+
+
+def _remedy(unfinished: Mapping[Path, Unfinished]) -> str:
+    """How to finish stopped runs, and the first sweep that has runs to do; empty without either."""
+    stopped = [path for path, each in unfinished.items() if each.state == "stopped"]
+    sweep = next((each.sweep for each in unfinished.values() if each.state == "waiting"), None)
+    parts = []
+    if len(stopped) == 1:
+        step = reached_step(stopped[0])
+        at = "" if step is None else f" at step {step}"
+        parts.append(f"{stopped[0].name} was stopped{at}: run its distill train command again, which continues it")
+    elif stopped:
+        more = f"{stopped[0].name} and {len(stopped) - 1} more"
+        parts.append(f"{more} were stopped: run the distill train command of each again, which continues it")
+    if sweep is not None:
+        parts.append(f"distill sweep {shlex.quote(str(sweep))} trains those that wait")
+    return "".join(f"; {part}" for part in parts)
 
 
 _Entry = tuple[Path, Path | None, Mapping[str, str], str, str]
@@ -216,18 +237,26 @@ def _entries(path: Path) -> Iterator[_Entry]:
     """Yields directory, sweep, levels, state and error of each run in a folder."""
     if (path / PLAN).is_file():
         yield from _of_sweep(path)
-    elif (path / reporting.RESULT).is_file() or (path / record.FILE).is_file():
+    elif _is_run(path):
         yield path, None, {}, _state(path), ""
     elif path.is_dir():
         for child in sorted(path.iterdir()):
             if (child / PLAN).is_file():
                 yield from _of_sweep(child)
-            elif (child / reporting.RESULT).is_file() or (child / record.FILE).is_file():
+            elif _is_run(child):
                 yield child, None, {}, _state(child), ""
 
 
+def _is_run(directory: Path) -> bool:
+    """Whether a training has begun in a folder."""
+    return any((directory / name).is_file() for name in (reporting.RESULT, record.FILE, ATTEMPTS))
+
+
 def _state(directory: Path) -> str:
-    return "done" if (directory / reporting.RESULT).is_file() else "running" if directory.is_dir() else "waiting"
+    """The state of a run of no sweep."""
+    if (directory / reporting.RESULT).is_file():
+        return "done"
+    return "stopped" if locking.holder(locking.of_directory(directory)) is None else "running"
 
 
 def _of_sweep(directory: Path) -> Iterator[_Entry]:

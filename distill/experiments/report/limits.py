@@ -12,7 +12,7 @@ from distill.experiments.report.settings import Cell, Part
 from distill.experiments.report.text import number, one_line
 from distill.experiments.sweep.levels import FEW_SEEDS
 
-_UNFINISHED = ("running", "waiting", "failed", "pruned")
+_UNFINISHED = ("running", "waiting", "stopped", "failed", "pruned")
 _MOST_SLICES = 3
 _MOSTLY = 0.75  # share of the runs that is worth a remark
 _FEW_ROWS = 100  # one answer is more than a point

@@ -325,7 +325,7 @@ def unfinished_section(unfinished: Sequence[Unfinished]) -> Section | None:
     """The runs that failed or are not finished."""
     if not unfinished:
         return None
-    order = ("failed", "pruned", "running", "waiting")
+    order = ("failed", "pruned", "stopped", "running", "waiting")
     rows = tuple(
         (
             one_line(each.name),

@@ -35,7 +35,11 @@ def test_it_prints_what_it_found_and_the_files(runs, tmp_path, capsys):
     "spoil, words, message",
     [
         (lambda d: (d / "label0" / "record.json").unlink(), [], "label0 has result.json and no record.json"),
-        (lambda d: [path.unlink() for path in d.glob("*/result.json")], [], "no run is finished: 4 running"),
+        (
+            lambda d: [path.unlink() for path in d.glob("*/result.json")],
+            [],
+            "4 stopped; label0 and 3 more were stopped: run",
+        ),
         (
             lambda d: other_data(d / "paired0"),
             [],

@@ -3,9 +3,12 @@
 import json
 
 import pytest
+from etils import epath
 
+from distill import locking
 from distill.experiments.report import collect
 from distill.experiments.report.collect import ReportError
+from distill.training import timing
 from tests.distill.experiments.report import synthetic
 
 
@@ -41,7 +44,7 @@ def test_runs_alone_in_a_folder_and_twice(tmp_path):
             lambda d: change(d, lambda r: r["configuration"].update(A=nested(600))),
             "record.json is no record: .* too deeply",
         ),
-        (lambda d: (d / "result.json").unlink(), "no run is finished: 1 running"),
+        (lambda d: (d / "result.json").unlink(), "no run is finished: 1 stopped; a was stopped: run its"),
         (lambda d: change(d, lambda r: r.pop("training")), "training is missing"),
         (lambda d: change(d, lambda r: r.update(selection=None)), "trained without validation"),
         (lambda d: change(d, lambda r: r["data"].pop("test")), "trained without test rows, .*TEST_SPLIT"),
@@ -63,6 +66,30 @@ def change(directory, edit):
     content = json.loads((directory / "record.json").read_text())
     edit(content)
     (directory / "record.json").write_text(json.dumps(content))
+
+
+def test_a_run_that_was_stopped_before_its_end_is_named(tmp_path):
+    """It has no record yet; beside finished runs it is listed as unfinished."""
+    directory = tmp_path / "all" / "tiny"
+    directory.mkdir(parents=True)
+    timing.Attempts(epath.Path(directory), 0, started=0.0).made(37)
+    for path in (directory, directory.parent):
+        with pytest.raises(ReportError) as error:
+            collect.collect([path])
+        assert str(error.value) == (
+            "no run is finished: 1 stopped; tiny was stopped at step 37: run its distill train command again, which "
+            "continues it"
+        )
+    run(tmp_path / "all" / "done")
+    (left,) = collect.collect([directory.parent]).unfinished
+    assert (left.name, left.state, left.to_do) == ("tiny", "stopped", False)
+    with locking.held(locking.of_directory(directory), "a training"):
+        assert collect.collect([directory.parent]).unfinished[0].state == "running"
+    synthetic.write_sweep(tmp_path, [], waiting=["LAMBDA-1__RANDOM_SEED-0"])
+    with pytest.raises(
+        ReportError, match=f"no run is finished: 1 waiting; distill sweep {tmp_path} trains those that wait"
+    ):
+        collect.collect([tmp_path])
 
 
 def test_folders_without_runs(tmp_path):
