@@ -158,13 +158,19 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
             low, high = clip(point.low), clip(point.high)
             caps = "".join(
                 f"M{at - 3:.1f} {end:.1f}h6"
-                for end, value in ((low, point.low), (high, point.high))
-                if clip(value) == y(value)
+                if end == y(value)
+                else f"M{at - 3:.1f} {end + back:.1f}l3 {-back}l3 {back}"
+                for end, value, back in ((low, point.low, -4), (high, point.high, 4))
             )
             parts.append(f'<path class="bar c{colour}" d="M{at:.1f} {low:.1f}V{high:.1f}{caps}"/>')
         if point.right > point.left:
             left, right = (min(max(x(max(end, x.low)), _LEFT), WIDTH - _RIGHT) for end in (point.left, point.right))
-            parts.append(f'<path class="bar c{colour}" d="M{left:.1f} {y(point.y):.1f}H{right:.1f}"/>')
+            arrows = "".join(
+                f"M{end + back:.1f} {y(point.y) - 3:.1f}l{-back} 3l{back} 3"
+                for end, back, cut in ((left, 4, point.left < x.low), (right, -4, point.right > x.high))
+                if cut
+            )
+            parts.append(f'<path class="bar c{colour}" d="M{left:.1f} {y(point.y):.1f}H{right:.1f}{arrows}"/>')
         parts += [
             f'<circle class="run c{colour}" cx="{at + 6:.1f}" cy="{clip(run):.1f}" r="1.8"/>' for run in point.runs
         ]

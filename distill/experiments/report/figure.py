@@ -2,13 +2,18 @@
 
 import io
 import math
+from typing import TYPE_CHECKING
 
 from distill.experiments.report import scales
-from distill.experiments.report.blocks import Document
+from distill.experiments.report.blocks import Chart, Document, Series
 from distill.experiments.report.collect import SOFTWARE
 from distill.experiments.report.text import one_line
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLOURS = ("#2f6fb5", "#d1600f", "#2a8a57", "#a23b8c", "#8a6d00", "#c2334d", "#4a5a6a", "#0f8f9f")
+CUT = "Arrows: the interval goes on."
 _MARKERS = "osD^v"
 
 
@@ -24,8 +29,10 @@ def png(document: Document) -> bytes | None:
     figure = Figure(figsize=(6.4 * columns, 4.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(document.title), fontsize=14)
-    if document.missing:
-        figure.supxlabel(_plain(document.missing), fontsize=9)
+    below = [document.missing] if document.missing else []
+    below += [CUT] if any(map(scales.is_cut, document.charts)) else []
+    if below:
+        figure.supxlabel("\n".join(map(_plain, below)), fontsize=9)
     for place, chart in enumerate(document.charts, 1):
         axes = figure.add_subplot(rows, columns, place)
         if chart.band:
@@ -45,12 +52,8 @@ def png(document: Document) -> bytes | None:
             axes.plot(
                 xs, ys, linestyle="-" if series.line else "", marker=marker, color=colour, label=_plain(series.name)
             )
-            if any(p.high > p.low for p in points):
-                errors = [[p.y - p.low for p in points], [p.high - p.y for p in points]]
-                axes.errorbar(xs, ys, yerr=errors, fmt="none", ecolor=colour, capsize=3, linewidth=1)
+            intervals(axes, chart, series, colour)
             for p in points:
-                if p.right > p.left:
-                    axes.hlines(p.y, p.left, p.right, color=colour, linewidth=1)
                 axes.scatter([p.x] * len(p.runs), p.runs, color=colour, s=8, alpha=0.5, linewidths=0)
         for curve in chart.curves:
             axes.plot(*zip(*curve.points), color=COLOURS[curve.colour % len(COLOURS)], linewidth=1, linestyle=":")
@@ -72,6 +75,27 @@ def png(document: Document) -> bytes | None:
     out = io.BytesIO()
     figure.savefig(out, dpi=110, format="png", metadata={"Software": SOFTWARE})
     return out.getvalue()
+
+
+def intervals(axes: "Axes", chart: Chart, series: Series, colour: str) -> None:
+    """Draws the intervals of a series within the ranges of a chart: a bar ends in a line, or in an arrow if it is cut."""
+    (left, right), (bottom, top) = scales.horizontal(chart), scales.vertical(chart)
+
+    def end(x: float, y: float, marker: str) -> None:
+        axes.plot([x], [y], marker=marker, color=colour, markersize=6, clip_on=False)
+
+    for p in series.points:
+        if p.high > p.low:
+            low, high = max(p.low, bottom), min(p.high, top)
+            axes.plot([p.x, p.x], [low, high], color=colour, linewidth=1)
+            end(p.x, low, "v" if p.low < bottom else "_")
+            end(p.x, high, "^" if p.high > top else "_")
+        if p.right > p.left:
+            axes.plot([max(p.left, left), min(p.right, right)], [p.y, p.y], color=colour, linewidth=1)
+            if p.left < left:
+                end(left, p.y, "<")
+            if p.right > right:
+                end(right, p.y, ">")
 
 
 def _plain(text: str) -> str:

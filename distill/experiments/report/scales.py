@@ -44,18 +44,25 @@ def vertical(chart: Chart) -> tuple[float, float]:
     """The range of the vertical axis.
 
     It contains means, runs and levels, and intervals as far as they reach no more than the height of those beyond them: two
-    seeds have an interval that would hide all else.
+    seeds have an interval that would hide all else. Arrows mark the ends that are cut (:func:`is_cut`).
     """
     values = [y for series in chart.series for point in series.points for y in (point.y, *point.runs)]
     values += [value for _, value in chart.levels]
     low, high = min(values), max(values)
-    reach = max(0.6 * (high - low), 1e-3 * max(abs(high), abs(low)), 1e-9)
+    reach = max(high - low, 1e-3 * max(abs(high), abs(low)), 1e-9)
     ends = [y for series in chart.series for point in series.points for y in (point.low, point.high)]
     ends += [y for curve in chart.curves for _, y in curve.points]
     low = max(low - reach, min([low, *ends]))
     high = min(high + reach, max([high, *ends]))
     room = 0.06 * (high - low) or 0.5
     return low - room, high + room
+
+
+def is_cut(chart: Chart) -> bool:
+    """Whether an interval reaches beyond an axis, so that an arrow takes the place of its end."""
+    (left, right), (bottom, top) = horizontal(chart), vertical(chart)
+    points = [point for series in chart.series for point in series.points]
+    return any(p.low < bottom or p.high > top or p.left < left or p.right > right for p in points)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

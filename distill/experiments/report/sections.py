@@ -1,5 +1,6 @@
 """Turns analyses into the sections of a report."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -10,11 +11,13 @@ from distill.experiments.report import (
     answers,
     charted,
     comparisons,
+    figure,
     findings,
     history,
     limits,
     proposals,
     quantities,
+    scales,
     section_tables,
     settings,
     statistics,
@@ -178,6 +181,8 @@ def _curves(analysis: Analysis) -> list[Block]:
             "Points: mean over seeds with Student's 95 % interval; small dots: single runs. Intervals are over seeds, "
             "on these test rows."
         )
+        if any(isinstance(block, Chart) and scales.is_cut(block) for block in blocks):
+            note += f" {figure.CUT}"
         blocks.append(Text(note, "note"))
         if analysis.before is None:
             blocks.append(Text(NO_START, "note"))
@@ -262,7 +267,7 @@ def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:
     band = (found.lam.low, found.lam.value, found.lam.high) if found.bounded else None
     unit = ", %" if analysis.evidence.scale == 100 else ""
     metric = str(line.cells[0].runs[0].record["selection"]["metric"])
-    return Chart(
+    chart = Chart(
         f"Where the best λ is{'' if found.line == 'all settings' else f': {found.line}'}",
         "effective λ",
         f"validation {metric}{unit}",
@@ -273,6 +278,7 @@ def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:
         band,
         "Dotted: parabola in log λ, weighted by the variances of the means. Grey: 95 % interval of its maximum.",
     )
+    return dataclasses.replace(chart, note=f"{chart.note} {figure.CUT}") if scales.is_cut(chart) else chart
 
 
 def shown_cells(analysis: Analysis) -> list[Setting]:

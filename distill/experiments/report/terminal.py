@@ -15,10 +15,13 @@ from rich.table import Table
 
 from distill import atomic_files, terminal
 from distill.counting import counted
-from distill.experiments.report import collect, settings, statistics
+from distill.experiments.report import collect, quantities, scales, settings, statistics
+from distill.experiments.report import figure as figures
+from distill.experiments.report.blocks import Chart, Point, Series
 from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED, Run, Sweep, files, outcomes
 from distill.experiments.sweep import failures as sweep_failures
+from distill.experiments.sweep.levels import RATES
 from distill.training import record, reporting
 from distill.training.curves import COLOURS
 
@@ -243,13 +246,26 @@ def _numbers(sweep: Sweep, axis: str) -> dict[str, float] | None:
     return found
 
 
+def _point(x: float, cell: Cell) -> Point:
+    low, high = (cell.interval.low, cell.interval.high) if cell.interval.known else (cell.mean, cell.mean)
+    return Point(x, cell.mean, low, high, cell.scores)
+
+
+def _quantity(sweep: Sweep, axis: str) -> str:
+    """What an axis of numbers shows, as the report names it: rates of a mixture, λ; else the name of the axis."""
+    macros = {text.partition(" = ")[0] for level in sweep.axes[axis] for text in level.bindings}
+    macros |= set(sweep.ranges[axis][1].macros) if axis in sweep.ranges else set()
+    key = {frozenset(RATES): "rate", frozenset({"LAMBDA"}): "lambda"}.get(frozenset(macros))
+    return axis if key is None else quantities.quantity(key).name
+
+
 def plot(
     sweep: Sweep, found: Sequence[Cell], path: Path, title: str = "", xlabel: str | None = None, failed: int = 0
 ) -> None:
     """Plots mean and interval along the numeric axis, one line per setting of the other axes; bars without such an axis.
 
-    A setting to which the axis does not apply is a dashed line over its whole length. A line below gives the number of
-    failed runs, if there are any.
+    A setting to which the axis does not apply is a dashed line over its whole length. Intervals are drawn as in a report,
+    with an arrow where the picture cuts them. A line below gives the number of failed runs, if there are any.
     """
     import matplotlib
 
@@ -258,6 +274,7 @@ def plot(
 
     x = numeric_axis(sweep)
     numbers = _numbers(sweep, x) if x is not None else None
+    below = [f"not shown: {counted(failed, 'failed run')}"] if failed else []
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     if x is None or numbers is None:
         names = [" ".join(cell.values.values()) or "all" for cell in found]
@@ -273,6 +290,7 @@ def plot(
     else:
         legend = ""
         lines: dict[str, list[tuple[float, Cell]]] = {}
+        series: list[Series] = []
         for cell in found:
             others = ", ".join(value for axis, value in cell.values.items() if axis != x) or sweep.metric
             if x in cell.values:
@@ -284,30 +302,34 @@ def plot(
             colour, marker = COLOURS[number % len(COLOURS)], "osD^vP"[number % 6]
             xs, means = [p[0] for p in points], [p[1].mean for p in points]
             axes.plot(xs, means, marker=marker, color=colour, label=name, linewidth=2)
-            if all(p[1].interval.known for p in points):
-                legend = "band: 95 % interval over seeds"
-                low = [p[1].interval.low for p in points]
-                high = [p[1].interval.high for p in points]
-                axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+            series.append(Series(name, tuple(_point(value, cell) for value, cell in points)))
             for value, cell in points:
                 axes.scatter([value] * len(cell.scores), cell.scores, color=colour, s=9, alpha=0.5, linewidths=0)
-        if len({value for points in lines.values() for value, _ in points}) > 2:
-            axes.set_xscale("log", base=2)
         ticks = sorted({value for points in lines.values() for value, _ in points})
+        log = len(ticks) > 2 and ticks[0] > 0
+        if log:
+            axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        scores = [score for cell in found for score in cell.scores]
-        room = 0.15 * (max(scores) - min(scores)) or 0.05
-        axes.set_ylim(min(scores) - room, max(scores) + room)
-        axes.set_xlabel(xlabel or x)
+        levels = tuple((", ".join(cell.values.values()), cell.mean) for cell in found if x not in cell.values)
+        chart = Chart(title, x, sweep.metric, tuple(series), log, levels)
+        axes.set_ylim(*scales.vertical(chart))
+        if series:
+            for number, each in enumerate(series):
+                figures.intervals(axes, chart, each, COLOURS[number % len(COLOURS)])
+            axes.set_xlim(*scales.horizontal(chart))
+            known = any(point.high > point.low for each in series for point in each.points)
+            legend = "bars: 95 % interval over seeds" if known else ""
+            below += [figures.CUT] if scales.is_cut(chart) else []
+        axes.set_xlabel(xlabel or _quantity(sweep, x))
         axes.set_ylabel(f"test {sweep.metric}")
         axes.legend(title=legend, framealpha=0.9, edgecolor="none")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if title:
         axes.set_title(title)
-    if failed:
-        figure.supxlabel(f"not shown: {counted(failed, 'failed run')}", fontsize=8)
+    if below:
+        figure.supxlabel("\n".join(below), fontsize=8)
     held = io.BytesIO()
     figure.savefig(held, dpi=150, format="png")
     atomic_files.replace(path, held.getvalue())

@@ -42,6 +42,15 @@ def test_everything_is_inside_the_frame():
     assert all("nan" not in value for node in root.iter() for value in node.attrib.values())
 
 
+def test_intervals_end_in_a_line_or_where_the_picture_cuts_them_in_an_arrow():
+    points = (Point(1, 50, 40, 60, (45.0, 55.0)), Point(100, 70, -300, 75), Point(50, 60, 60, 60, (), "", 10, 900))
+    text = str(charts.svg(Chart("t", "x", "y", (Series("a", points),))))
+    whole, cut, sideways = re.findall(r'class="bar c0" d="([^"]+)"', text)
+    assert whole.count("h6") == 2 and "l3" not in whole
+    assert cut.count("h6") == 1 and cut.count("l3 4l3 -4") == 1, "an arrow that points down"
+    assert sideways.count("l4 3l-4 3") == 1 and sideways.count("M") == 2
+
+
 def test_series_have_colours_and_markers():
     text = str(charts.svg(Chart("t", "x", "y", (Series("a", (Point(1, 2, 2, 2), Point(2, 3, 3, 3)), True, 3),))))
     assert re.search(r'class="line c3"', text) and re.search(r'class="fill c3"', text)

@@ -5,8 +5,9 @@ import io
 
 import matplotlib.image
 import numpy as np
+from matplotlib.figure import Figure
 
-from distill.experiments.report import figure
+from distill.experiments.report import figure, scales
 from distill.experiments.report.blocks import Chart, Curve, Document, Point, Section, Series
 
 
@@ -18,6 +19,12 @@ def test_all_charts_are_drawn():
     assert picture.shape[0] > 900 and picture.shape[1] > 1300
     noted = figure.png(dataclasses.replace(document, missing="Not in these numbers: 2 failed."))
     assert noted != figure.png(document)
+    wide = dataclasses.replace(one, series=(Series("a", (Point(1, 2, -90, 80), Point(10, 3, 3, 3, (), "", 5, 90))),))
+    axes = Figure().add_subplot()
+    figure.intervals(axes, wide, wide.series[0], "black")
+    markers = [(line.get_marker(), line.get_ydata()[0]) for line in axes.lines if line.get_marker() != "None"]
+    bottom, top = scales.vertical(wide)
+    assert markers == [("v", bottom), ("^", top), (">", 3)]
     assert len(np.unique((picture[..., :3] * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
 
 

@@ -14,6 +14,10 @@ def test_one_wide_interval_does_not_hide_the_rest():
     points = [Point(1, 60, -400, 520, (58, 62)), Point(2, 64, 63, 65)]
     low, high = scales.vertical(chart(points))
     assert 50 < low < 58 and 65 < high < 75
+    assert scales.is_cut(chart(points)) and not scales.is_cut(
+        chart([Point(1, 60, 55, 65, (58, 62)), Point(2, 64, 61, 67)])
+    )
+    assert scales.is_cut(chart([Point(1, 5, 5, 5, left=0.5, right=9.0), Point(2, 5, 5, 5)]))
     low, high = scales.vertical(chart([Point(1, 5, 5, 5)]))
     assert low < 5 < high
 

@@ -8,9 +8,10 @@ import math
 import pytest
 from etils import epath
 
+from distill.experiments.report import figure, scales
 from distill.experiments.report import terminal as report
 from distill.experiments.report.terminal import Cell
-from distill.experiments.sweep import Level, Sweep, outcomes
+from distill.experiments.sweep import Level, Sweep, outcomes, reading
 from distill.training import timing
 from tests.distill.experiments.report import synthetic
 
@@ -160,6 +161,26 @@ def test_the_interval_of_an_accuracy_holds_possible_values_only(sweep):
 def test_the_horizontal_axis(tmp_path, axes, x, expected):
     sweep = Sweep(tmp_path, {name: levels(*names) for name, names in axes.items()}, x=x)
     assert report.numeric_axis(sweep) == expected
+
+
+def test_axes_of_rates_and_of_lambda_are_named_as_in_the_report(tmp_path):
+    text = "axes: {r: {ratio: [1, 4]}, LAMBDA: [0.5, 2], w: {values: [1, 2], macro: LAMBDA}, BATCH_SIZE: [4, 8]}"
+    (tmp_path / "s.yaml").write_text(text)
+    found = reading.read(tmp_path / "s.yaml", tmp_path / "out")
+    named = {axis: report._quantity(found, axis) for axis in found.axes}
+    assert named == {
+        "r": "labels per rationale in the mixture", "LAMBDA": "λ", "w": "λ", "BATCH_SIZE": "BATCH_SIZE",
+    }  # fmt: skip
+
+
+def test_the_plot_holds_the_intervals_or_marks_their_ends(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figure, "intervals", lambda axes, chart, series, colour: drawn.append((chart, series)))
+    sweep = Sweep(tmp_path, {"SUBSAMPLE": levels("0.25", "0.5"), "RANDOM_SEED": levels("0", "1", "2")})
+    finish(sweep, [0.5, 0.52, 0.51, 0.7, 0.71, 0.73])
+    report.plot(sweep, report.cells(sweep), tmp_path / "out.png")
+    ((chart, series),) = drawn
+    assert not scales.is_cut(chart) and all(p.low < min(p.runs) and max(p.runs) < p.high for p in series.points)
 
 
 def test_everything_is_written_for_bars_and_for_lines(tmp_path, capsys):
