@@ -132,23 +132,20 @@ def _findings(analysis: Analysis, unfinished: Sequence[Unfinished]) -> list[Bloc
 
 
 def _optimum_tile(analysis: Analysis, best: Optimum) -> tuple[str, str, str]:
-    """The best λ as it is configured, rates or ``LAMBDA``, with the other of the two, and the effective λ."""
-    interval = findings.lam_interval(best).split("interval ")[-1].rstrip(")")
-    rest = f"{_line_name(best)}{'; poor fit' if best.weaknesses.any else ''}"
+    """The best λ as it is configured, rates or ``LAMBDA``, with its interval; the rest of the setting, the effective λ."""
+    fit = "a poor fit" if best.weaknesses.any else "the fit"
+    of = "" if best.line == "all settings" else one_line(best.line, 40)
     if best.knob is None:
-        return f"λ = {number(best.lam.value, 2)}", "best effective λ", f"{interval}{rest}"
+        interval = findings.lam_interval(best).partition("(")[2].rstrip(")")
+        return f"λ = {number(best.lam.value, 2)}", f"best effective λ by {fit}", "; ".join(filter(None, (interval, of)))
     line = next(each for each in effective_lines(analysis.evidence) if each.name == best.line)
     other = findings.shared_weight(line, best.knob.name)
     ends = findings.knob_text(best).rpartition("(")[2].rstrip(")")
     return (
         best.knob.level(best.lam.value),
-        f"best {best.knob.name} by the fit{f', with {other}' if other else ''}; effective λ = {number(best.lam.value, 2)}",
-        f"{ends}; effective λ {interval}{rest}",
+        f"best {best.knob.name} by {fit}; 95 % interval {ends}",
+        ", ".join(filter(None, (of, other, f"effective λ {number(best.lam.value, 2)}"))),
     )
-
-
-def _line_name(found: Optimum) -> str:
-    return "" if found.line == "all settings" else f", {one_line(found.line, 40)}"
 
 
 def _curves(analysis: Analysis) -> list[Block]:

@@ -1,7 +1,11 @@
 """The sections of a report, their order and contents."""
 
+import dataclasses
+import re
+
 from distill.experiments.report import sections
 from distill.experiments.report.blocks import Chart, Examples, Table
+from distill.experiments.report.optimum import Weaknesses
 
 
 def test_sections_of_the_methods(methods_analysis):
@@ -45,7 +49,11 @@ def test_the_tile_of_the_best_rate_names_rate_and_lambda_as_they_are_configured(
     (optimum,) = found.optima
     value, what, more = sections._optimum_tile(found, optimum)
     assert value == optimum.knob.level(optimum.lam.value) and ":1" in value
-    assert what.startswith("best LABEL_RATE:RATIONALE_RATE by the fit, with LAMBDA 1; effective λ = 0.")
-    assert " to " in more and "; effective λ " in more and "all_tokens" in more
+    assert re.fullmatch(r"best LABEL_RATE:RATIONALE_RATE by a poor fit; 95 % interval beyond [\d.:]+ to [\d.:]+", what)
+    assert re.fullmatch(r"all_tokens, LAMBDA 1, effective λ 0\.\d+", more)
+    unset = dataclasses.replace(optimum, knob=None, weaknesses=Weaknesses())
+    _, what_of_lambda, interval = sections._optimum_tile(found, unset)
+    assert what_of_lambda == "best effective λ by the fit"
+    assert re.fullmatch(r"95 % interval < 0\.3 to 0\.\d+; all_tokens", interval)
     tiles = next(section for section in sections.of(found, ()) if section.key == "findings").blocks[0].tiles
     assert (value, what, more) in tiles
