@@ -318,8 +318,8 @@ def plot(
             for number, each in enumerate(series):
                 figures.intervals(axes, chart, each, COLOURS[number % len(COLOURS)])
             axes.set_xlim(*scales.horizontal(chart))
-            known = any(point.high > point.low for each in series for point in each.points)
-            legend = "bars: 95 % interval over seeds" if known else ""
+            barred = any(point.high > point.low for each in series for point in each.points)
+            legend = "bars: 95 % interval over seeds" if barred else ""
             below += [figures.CUT] if scales.is_cut(chart) else []
         axes.set_xlabel(xlabel or _quantity(sweep, x))
         axes.set_ylabel(f"test {sweep.metric}")

@@ -122,11 +122,11 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
     seeds = _seeds(sweep, runs)
     few = sum(number < FEW_SEEDS for number in seeds)
     if few:
-        there = f"{counted(seeds[0], 'seed')} per setting"
+        counts = f"{counted(seeds[0], 'seed')} per setting"
         if min(seeds) < max(seeds):
             least = min(seeds) if few == 1 else f"the least: {min(seeds)}"
-            there = f"{few} of {len(seeds)} settings {form(few, 'has', 'have')} fewer than {FEW_SEEDS} seeds ({least})"
-        out.append(f"{there}: an interval over fewer than {FEW_SEEDS} seeds is unreliable; add values of RANDOM_SEED")
+            counts = f"{few} of {len(seeds)} settings {form(few, 'has', 'have')} fewer than {FEW_SEEDS} seeds ({least})"
+        out.append(f"{counts}: an interval over fewer than {FEW_SEEDS} seeds is unreliable; add values of RANDOM_SEED")
     return out
 
 
