@@ -1,4 +1,4 @@
-"""Says what a process of several waits for while JAX connects it to the coordinator, process 0, without a word."""
+"""Says what a process of several waits for while JAX connects it to the coordinator, process 0, and ends a vain wait."""
 
 import contextlib
 import os
@@ -9,66 +9,113 @@ import time
 from collections.abc import Iterator
 
 from distill import exit_codes
+from distill.counting import counted
 
 LIMIT_S = 300.0
-"""Seconds in which the host name of the coordinator must resolve."""
+"""Seconds in which all processes must connect to the coordinator."""
 JAX_LIMIT_S = 360
-"""JAX's limit for the connection, at which it aborts the process with a stack, after the line printed here."""
-_FIRST_S, _PERIOD_S = 3.0, 30.0  # seconds until the first line on a name that does not resolve, and from line to line
-_LOOKUP_S = 1.0  # seconds between lookups
+"""JAX's limit for the connection, at which it aborts the process with a stack; longer than the limit here."""
+_PERIOD_S = 30.0  # seconds from line to line
+_FIRST_S = {"name": 3.0, "answer": 10.0, "others": _PERIOD_S}  # seconds until the first line, by what is missing
+_CHECK_S = 1.0  # seconds between checks
+_CONNECT_S = 2.0  # seconds in which the port must accept a connection
 
 
 @contextlib.contextmanager
-def waiting(address: str | None, command: str) -> Iterator[None]:
-    """While the code inside connects, prints what it waits for; ends the process if the host name never resolves.
+def waiting(
+    address: str | None,
+    command: str,
+    *,
+    processes: int | None = None,
+    process: int | None = None,
+    limit_s: float = LIMIT_S,
+) -> Iterator[None]:
+    """While the code inside connects, prints what it waits for; ends the process if that takes too long.
 
     The code inside runs at once: in some clusters a name resolves only when process 0 listens there.
 
     Args:
-      address: HOST:PORT of process 0; None, if JAX finds it out, prints nothing.
+      address: HOST:PORT of process 0; None, if JAX finds it out, prints nothing and leaves the end to JAX.
       command: its name begins each line.
+      processes: how many the run has; None if JAX finds it out.
+      process: the number of this one; None if JAX finds it out.
+      limit_s: seconds until the process ends; shorter than JAX's limit.
     """
     connected = threading.Event()
     if address is not None:
-        arguments = (address, f"distill {command}", connected)
-        threading.Thread(target=_watch, args=arguments, daemon=True, name="coordinator").start()
+        watch = _Watch(address, f"distill {command}", processes, process, limit_s)
+        threading.Thread(target=watch.until, args=(connected,), daemon=True, name="coordinator").start()
     try:
         yield
     finally:
         connected.set()
 
 
-def _watch(address: str, program: str, connected: threading.Event) -> None:
-    begun, next_line = time.monotonic(), _FIRST_S
-    while not connected.is_set():
-        why, waited = _unresolved(address), time.monotonic() - begun
-        if connected.is_set():
-            return
-        if why is not None and waited >= LIMIT_S:
-            _end(
-                f"{program}: the host name of {address} did not resolve within {LIMIT_S:.0f} s ({why}); give every process "
-                "the name or the address of the machine of process 0"
+class _Watch:
+    def __init__(self, address: str, program: str, processes: int | None, process: int | None, limit_s: float):
+        self._address, self._program, self._limit_s, self._process = address, program, limit_s, process
+        self._answered = False
+        self._all = f"all {counted(processes, 'process', 'processes')}" if processes else "all processes"
+
+    def until(self, connected: threading.Event) -> None:
+        begun, next_line = time.monotonic(), 0.0
+        while not connected.is_set():
+            (missing, why), waited = _missing(self._address), time.monotonic() - begun
+            if connected.is_set():
+                return
+            self._answered = self._answered or missing == "others"
+            if waited >= self._limit_s:
+                _end(f"{self._program}: {self._last_line(missing, why)}")
+            if waited >= max(next_line, _FIRST_S[missing]):
+                next_line = waited + _PERIOD_S
+                line = self._line(missing, why, f"waiting up to {self._limit_s - waited:.0f} s more")
+                print(f"{self._program}: {line}", file=sys.stderr, flush=True)
+            connected.wait(_CHECK_S)
+
+    def _line(self, missing: str, why: str, wait: str) -> str:
+        if missing == "name":
+            return f"the host name of {self._address} does not resolve yet ({why}); {wait}"
+        if missing == "answer":
+            return f"nothing answers at {self._address} yet ({why}); {wait} for process 0"
+        return f"{wait} for {self._all} of the run to connect to {self._address}"
+
+    def _last_line(self, missing: str, why: str) -> str:
+        where, within, first = self._address, f"within {self._limit_s:.0f} s", self._process == 0
+        if missing == "name":
+            return (
+                f"the host name of {where} did not resolve {within} ({why}); give every process the name or the address of "
+                "the machine of process 0"
             )
-        if waited >= max(next_line, 0 if why else _PERIOD_S):
-            next_line = waited + _PERIOD_S
-            print(f"{program}: {_line(address, why, LIMIT_S - waited)}", file=sys.stderr, flush=True)
-        connected.wait(_LOOKUP_S)
+        if missing == "answer" and self._answered:
+            return f"process 0 answered at {where} and no longer does ({why}); look for the reason in its output"
+        if missing == "answer":
+            remedy = "this is process 0: give" if first else "start process 0 with the same address, or give"
+            remedy += " every process an address and port of its machine"
+            return f"nothing answered at {where} {within} ({why}); {remedy}"
+        started = "of the others" if first else "process, also process 0,"
+        return (
+            f"not {self._all} of the run connected to {where} {within}; check that each {started} was started with this "
+            "address, the same --num_processes and a --process_id of its own, and that its output has no error"
+        )
 
 
-def _line(address: str, why: str | None, left: float) -> str:
-    if why is None:
-        return f"waiting for all processes of the run to connect to {address}"
-    return f"the host name of {address} does not resolve yet ({why}); waiting up to {left:.0f} s more"
-
-
-def _unresolved(address: str) -> str | None:
-    """Why the host name of an address does not resolve; None if it does."""
+def _missing(address: str) -> tuple[str, str]:
+    """What the connection still needs: the host's ``name``, an ``answer`` of the port, or the ``others``; and why."""
     host, _, port = address.rpartition(":")
+    host = host.strip("[]")
     try:
-        socket.getaddrinfo(host.strip("[]"), port)
+        number = socket.getaddrinfo(host, port)[0][4][1]
     except (OSError, UnicodeError) as error:
-        return getattr(error, "strerror", None) or str(error)
-    return None
+        return "name", _reason(error)
+    try:
+        socket.create_connection((host, int(number)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        return "answer", _reason(error)
+    return "others", ""
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _end(message: str) -> None:

@@ -212,7 +212,9 @@ def join(options: argparse.Namespace) -> None:
         before = signal.getsignal(signal.SIGTERM)
         address = options.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
         try:
-            with coordinator.waiting(address, options.command):
+            with coordinator.waiting(
+                address, options.command, processes=options.num_processes, process=options.process_id
+            ):
                 jax.distributed.initialize(
                     *given,
                     initialization_timeout=coordinator.JAX_LIMIT_S,
