@@ -59,7 +59,7 @@ def find(name: str, paths: Sequence[str] | None = None) -> str:
 
 
 def _alike(path: str, known: Iterable[str]) -> list[str]:
-    """At most three of the paths ``known`` whose file has nearly the name of that of ``path``, the closest path first.
+    """At most three of the paths ``known`` whose file has nearly the name of that of ``path``, the closest name first.
 
     >>> _alike("model/t5_smal.gin", ["models/t5_small.gin", "runs/eval.gin"]), _alike("no.gin", ["b.gin"])
     (['models/t5_small.gin'], [])
@@ -68,9 +68,13 @@ def _alike(path: str, known: Iterable[str]) -> list[str]:
     def stem(one: str) -> str:
         return os.path.splitext(os.path.basename(one))[0]
 
-    names = close(stem(path), {stem(one) for one in known})
+    names = nearest(stem(path), {stem(one) for one in known})
     found = [one for one in known if stem(one) in names]
-    return sorted(found, key=lambda one: -difflib.SequenceMatcher(None, one, path).ratio())[:3]
+
+    def distance(one: str) -> tuple[int, float]:
+        return names.index(stem(one)), -difflib.SequenceMatcher(None, one, path).ratio()
+
+    return sorted(found, key=distance)[:3]
 
 
 def shipped(folder: str) -> list[str]:
@@ -93,6 +97,28 @@ def close(name: str, known: Iterable[str]) -> list[str]:
     near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)
     likeness = [difflib.SequenceMatcher(None, one, name).ratio() for one in near]
     return [one for one, ratio in zip(near, likeness) if ratio >= likeness[0] - _FAR]
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """At most three of the names ``known`` that differ from ``name`` in the number at its end only, the nearest first.
+
+    If there are none, the names that it is close to.
+
+    >>> nearest("gpu_16", ["gpu_1", "gpu_8", "tpu_16"]), nearest("gpu_on", ["gpu_1", "gpu_one"])
+    (['gpu_8', 'gpu_1'], ['gpu_one'])
+    """
+    known, wanted = sorted(known), _number(name)
+    if wanted is not None:
+        numbers = {one: found[1] for one in known if (found := _number(one)) and found[0] == wanted[0]}
+        if numbers:
+            return sorted(numbers, key=lambda one: abs(numbers[one] - wanted[1]))[:3]
+    return close(name, known)
+
+
+def _number(name: str) -> tuple[str, int] | None:
+    """The parts of a name such as ``gpu_8`` that ends with a number."""
+    found = re.fullmatch(r"(.+_)(\d+)", name)
+    return (found[1], int(found[2])) if found else None
 
 
 def without_gin(message: str) -> str:

@@ -4,7 +4,7 @@ Except :func:`check`, which looks names up in trusted modules, nothing here impo
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,24 +54,39 @@ def check(
 
 
 def check_statements(
-    gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), place: str = COMMAND_LINE
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    extra_paths: Sequence[str] = (),
+    place: str = COMMAND_LINE,
+    hardware: str = "",
 ) -> Scan:
     """Finds misspelt, missing and required macros, misspelt arguments and mistyped values; imports and calls nothing.
 
     For a run on other machines, and before TensorFlow is imported.
 
+    Args:
+      gin_files: names of the files.
+      bindings: those of the command line.
+      extra_paths: folders to look for files in.
+      place: where the bindings are, for messages.
+      hardware: the file of ``gin/hardware`` that an error suggests, if the machines are known.
+
     Raises:
       ConfigurationError: see :func:`check_names` and :func:`check_values`.
     """
-    scan = check_names(gin_files, bindings, extra_paths, place)
+    scan = check_names(gin_files, bindings, extra_paths, place, hardware)
     check_values(scan)
     return scan
 
 
 def check_names(
-    gin_files: Sequence[str], bindings: Sequence[str], extra_paths: Sequence[str] = (), place: str = COMMAND_LINE
+    gin_files: Sequence[str],
+    bindings: Sequence[str],
+    extra_paths: Sequence[str] = (),
+    place: str = COMMAND_LINE,
+    hardware: str = "",
 ) -> Scan:
-    """The first half of :func:`check_statements`: macros and arguments.
+    """The first half of :func:`check_statements`, with the same arguments: macros and arguments.
 
     Raises:
       ConfigurationError: as :func:`check` for macros and arguments; no file, or one that does not exist or cannot be read.
@@ -79,7 +94,7 @@ def check_names(
     if not gin_files:
         raise ConfigurationError(NO_FILE)
     scan = _scanned(gin_files, bindings, search_paths(extra_paths), place)
-    if problems := [*_macro_problems(scan, bindings), *signatures.problems(scan)]:
+    if problems := [*_macro_problems(scan, bindings, hardware), *signatures.problems(scan)]:
         raise ConfigurationError("\n".join(problems))
     return scan
 
@@ -122,8 +137,9 @@ def _scanned(
     return scan
 
 
-def _macro_problems(scan: Scan, bindings: Sequence[str]) -> list[str]:
+def _macro_problems(scan: Scan, bindings: Sequence[str], hardware: str = "") -> list[str]:
     """One line for each macro that nothing uses, that nothing sets, or that is required."""
+    choices = _FOLDERS_OF_CHOICES | ({"hardware": hardware} if hardware else {})
     unset = {name for name in scan.referenced if name not in scan.defined}
     problems = []
     for name, places in scan.defined.items():
@@ -135,12 +151,14 @@ def _macro_problems(scan: Scan, bindings: Sequence[str]) -> list[str]:
     for name, places in scan.referenced.items():
         if name in unset:
             of_model = any(place.startswith("gin/models/") for place in places)  # no other model's file sets its value
-            how = _how_to_give(name, ("hardware",) if of_model else tuple(_FOLDERS_OF_CHOICES))
+            how = _how_to_give(name, choices, ("hardware",) if of_model else tuple(choices))
             if name == "VOCABULARY_PATH" and (file := vocabulary_of(_bound(bindings, "INITIAL_CHECKPOINT_PATH"))):
                 how = f"the initial checkpoint has a vocabulary, give it with --gin.{name}={file}"
             problems.append(f"{name} is used by {places[0]} and nothing sets it; {how}")
     for name, place in scan.required.items():
-        problems.append(f"{name} is required by {place}; {_how_to_give(name, ('hardware', 'models', 'tasks'))}")
+        problems.append(
+            f"{name} is required by {place}; {_how_to_give(name, choices, ('hardware', 'models', 'tasks'))}"
+        )
     return problems
 
 
@@ -149,12 +167,12 @@ def _bound(bindings: Sequence[str], name: str) -> Any:
     return bindings_of("\n".join(readable(binding) for binding in bindings)).get(name)
 
 
-def _how_to_give(name: str, folders: Sequence[str] = tuple(_FOLDERS_OF_CHOICES)) -> str:
-    """How a macro is set: by a shipped file of the right folder, or on the command line."""
+def _how_to_give(name: str, choices: Mapping[str, str], folders: Sequence[str]) -> str:
+    """How a macro is set: by a shipped file of the right folder, such as that of ``choices``, or on the command line."""
     base = Path(distill.__file__).parent / "gin"
     for folder in folders:
         files = sorted((base / folder).glob("*.gin"))
         if any(re.search(rf"^{re.escape(name)}\s*=", file.read_text(encoding="utf-8"), re.MULTILINE) for file in files):
-            example = f"--gin_file=gin/{folder}/{_FOLDERS_OF_CHOICES[folder]}"
+            example = f"--gin_file=gin/{folder}/{choices[folder]}"
             return f"give a file of gin/{folder}, such as {example}, or --gin.{name}=…"
     return f"give it with --gin.{name}=…"

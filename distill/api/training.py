@@ -20,9 +20,10 @@ from distill.inference import student as students
 from distill.model.config import T5Config
 from distill.model.configs import NetworkConfig
 from distill.model.t5gemma_config import T5GemmaConfig
+from distill.sharding import hardware as hardware_files
 from distill.sharding.partitioning import MeshConfig
 from distill.tasks import metrics as scoring
-from distill.validation import did_you_mean, quoted
+from distill.validation import quoted, suggested
 
 METHODS = ("distill", "distill_shared", "finetune", "task_distill", "single_task")
 
@@ -184,7 +185,7 @@ def _check_name(argument: str, name: str, folder: str) -> None:
         gin_files.find(f"gin/{folder}/{name}.gin")
     except gin_files.ConfigurationError:
         names = gin_files.shipped(folder)
-        near = did_you_mean(name, names)
+        near = suggested(gin_files.nearest(name, names)[: 3 if argument == "hardware" else 1])
         path = ", or the path of a .gin file" if argument == "model" else ""
         raise ValueError(f"{argument} must be one of {', '.join(names)}{path}; got {quoted(name, 200)}{near}") from None
 
@@ -236,10 +237,8 @@ def _hardware(name: str | None) -> str:
         return "cpu"
     if backend == "gpu" and number == 1:
         return "gpu_1"
-    raise ValueError(
-        f"hardware is missing: JAX has {number} {backend} devices; give the name of a file of gin/hardware, such as "
-        f"hardware={'gpu_8' if backend == 'gpu' else 'tpu_v5e_16'!r}"
-    )
+    advice = hardware_files.advice(number, backend, jax.devices()[0].device_kind)
+    raise ValueError(f"hardware is missing: JAX has {number} {backend} devices; {advice}")
 
 
 def _write(path: epath.Path, data: bytes) -> None:

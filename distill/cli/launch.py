@@ -10,6 +10,7 @@ from typing import Any
 from distill import exit_codes
 from distill.api import gin_files, statement_checks
 from distill.cli import flags, launch_checks, parser, runs, spelling
+from distill.sharding import hardware
 from distill.tools.launch import gcloud, hosts, plan, skypilot, slurm, splitting, xpk
 from distill.tools.launch.job import PARALLEL, Job
 from distill.tools.launch.machines import Machines
@@ -70,7 +71,8 @@ def _check(arguments: Sequence[str], machines: Machines) -> None:
             print(f"{name} is not on this machine, so macros are not checked here", file=sys.stderr)
             return
     files, bindings = [*options.gin_file, *own_files], [*options.gin_bindings, *own_bindings]
-    scan = statement_checks.check_statements(files, bindings, paths)
+    example = hardware.example(machines.devices, machines.platform, machines.kind) if machines.platform else ""
+    scan = statement_checks.check_statements(files, bindings, paths, hardware=example)
     if command in PARALLEL:
         for warning in launch_checks.check(scan, options.gin_file, machines, trains=command == "train"):
             print(f"WARNING {warning}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What a configuration needs, compared with the machines that ``distill launch`` starts it on."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import distill
 from distill.api import gin_files
 from distill.api.statements import Literal, Scan
-from distill.counting import counted
+from distill.counting import counted, joined
 from distill.sharding import hardware
-from distill.tools.launch.machines import Machines
+from distill.tools.launch.machines import TPU_TYPES, Machines
+from distill.validation import suggested
 
 _AXES = ("data", "fsdp", "model")
 _OPTIONS = {"xla_gpu_": "gpu", "xla_tpu_": "tpu"}  # beginning of an option's name → the only platform that has it
@@ -48,10 +50,28 @@ def check(scan: Scan, files: Sequence[str], machines: Machines, *, trains: bool)
       ConfigurationError: settings that cannot work there.
     """
     directory = scan.values.get("MODEL_DIR")
-    warnings = [*_platform(scan, files, machines), *_mesh(scan, machines), *_directory(directory, machines)]
+    warnings = [
+        *_type(machines),
+        *_platform(scan, files, machines),
+        *_mesh(scan, machines),
+        *_directory(directory, machines),
+    ]
     if trains:
         _batch(scan, machines)
     return warnings
+
+
+def _type(machines: Machines) -> list[str]:
+    """Warns of the name of a TPU's type that is not known."""
+    if not machines.unknown:
+        return []
+    prefix, head, number = re.findall(r"^(tpu-)?(.*?)(?:-(\d+))?$", machines.unknown)[0]
+    near = gin_files.close(head.lower(), TPU_TYPES)
+    meant = suggested([f"{prefix}{one}-{number or 'N'}" for one in near[:1]])
+    return [
+        f"{machines.option}: {machines.unknown!r} is no known type of TPU, so its number of devices is not checked"
+        f"{meant or f'; known are {joined(TPU_TYPES)} with a number, such as v5litepod-16'}"
+    ]
 
 
 def _platform(scan: Scan, files: Sequence[str], machines: Machines) -> list[str]:
@@ -70,6 +90,11 @@ def _platform(scan: Scan, files: Sequence[str], machines: Machines) -> list[str]
     wanted = given[-1].name[:3] if given else machines.platform
     if wanted != machines.platform and wanted in ("cpu", "gpu", "tpu"):
         return [f"{given[-1]} is for {wanted.upper()}s, and {machines.option} has {here}s; {_advice(machines)}"]
+    generation = re.match(r"tpu_(v\d+\w?)_", given[-1].name) if given and machines.kind else None
+    if generation and f"TPU {generation[1]}" != machines.kind:
+        return [
+            f"{given[-1]} is for TPU {generation[1]}, and {machines.option} has {machines.kind}; {_advice(machines)}"
+        ]
     kernel = scan.values.get("ATTENTION")
     platform = _KERNELS.get(kernel, machines.platform) if isinstance(kernel, str) else machines.platform
     if platform == machines.platform:

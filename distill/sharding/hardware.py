@@ -45,6 +45,16 @@ def advice(devices: int, platform: str, kind: str = "") -> str:
     return f"{axes}; their product must be {devices}{f', starting from one of {near}' if near else ''}"
 
 
+def example(devices: int | None, platform: str, kind: str = "") -> str:
+    """The name of the file to begin with; arguments as of :func:`advice`, ``devices`` None if their number is not known.
+
+    >>> example(8, "gpu"), example(32, "tpu", "TPU v5e"), example(None, "gpu")
+    ('gpu_8.gin', 'tpu_v5e_….gin', 'gpu_….gin')
+    """
+    fit = [] if devices is None else fitting(devices, platform, kind)
+    return fit[0].name if fit else f"{_prefix(platform, kind)}_….gin"
+
+
 def fitting(devices: int, platform: str, kind: str = "") -> list[Path]:
     """The files whose mesh fits; arguments as of :func:`advice`."""
     return [path for path in _files(platform, kind) if _mesh_size(path) in (devices, None)]
@@ -52,8 +62,11 @@ def fitting(devices: int, platform: str, kind: str = "") -> list[Path]:
 
 def _files(platform: str, kind: str) -> list[Path]:
     """The files for a platform, and for a TPU's generation."""
-    prefix = f"tpu_{_GENERATIONS.get(kind, '')}" if platform == "tpu" else platform
-    return sorted((Path(distill.__file__).parent / "gin" / "hardware").glob(f"{prefix}*.gin"))
+    return sorted((Path(distill.__file__).parent / "gin" / "hardware").glob(f"{_prefix(platform, kind)}*.gin"))
+
+
+def _prefix(platform: str, kind: str) -> str:
+    return f"{platform}_{_GENERATIONS[kind]}" if platform == "tpu" and kind in _GENERATIONS else platform
 
 
 def _mesh_size(path: Path) -> int | None:

@@ -16,6 +16,10 @@ _GENERATIONS = {
 }
 
 
+TPU_TYPES = ("v2", "v3", "v4", "v5p", "v5litepod", "v5e", "v6e", "tpu7x")
+"""What the name of a TPU's type begins with, before its number."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Machines:
     """The machines of one run.
@@ -26,6 +30,7 @@ class Machines:
       kind: a TPU's ``device_kind``; empty if it is not known.
       devices: of all processes together; None if it is not known.
       processes: how many there are, at least as far as is known.
+      unknown: the name of a TPU's type that is none of :data:`TPU_TYPES` with a number.
       disks: ``lost`` with the machines, each machine's ``own``, or one file system that is ``shared``.
     """
 
@@ -34,6 +39,7 @@ class Machines:
     kind: str = ""
     devices: int | None = None
     processes: int = 1
+    unknown: str = ""
     disks: Literal["lost", "own", "shared"] = "shared"
 
 
@@ -46,10 +52,12 @@ def tpu(option: str, name: str, slices: int = 1) -> Machines:
     >>> tpu("--tpu_type=v4-8", "v4-8").devices
     4
     """
-    found = re.fullmatch(r"(?:tpu-)?(v2|v3|v4|v5p|v5e|v5litepod|v6e)-(\d+)", name.lower())
-    if found is None:
-        return Machines(option, "tpu", processes=slices, disks="lost")
-    generation = found[1].replace("v5litepod", "v5e")
+    found = re.fullmatch(rf"(?:tpu-)?({'|'.join(TPU_TYPES)})-(\d+)", name.lower())
+    generation = found[1].replace("v5litepod", "v5e") if found else ""
+    if found is None or generation not in _GENERATIONS:
+        return Machines(
+            option, "tpu", "TPU7x" if found else "", processes=slices, unknown="" if found else name, disks="lost"
+        )
     per_device, of_machine = _GENERATIONS[generation]
     devices = int(found[2]) // per_device
     processes = slices * -(-devices // of_machine)

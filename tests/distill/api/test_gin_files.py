@@ -40,6 +40,8 @@ def test_what_is_not_there():
 
 def test_suggestions_are_the_nearest_first():
     assert gin_files.close("ALHPA", {"ALPHA", "LAMBDA"}) == ["ALPHA"]
+    with pytest.raises(gin_files.ConfigurationError, match=r"did you mean '\S+/gpu_8.gin' or '\S+/gpu_1.gin'\?"):
+        gin_files.find("gin/hardware/gpu_16.gin")
 
 
 def test_the_shipped_models_are_those_that_can_be_trained():

@@ -5,10 +5,12 @@ import json
 import pathlib
 import shutil
 
+import jax
 import optax
 import pytest
 
 import distill
+from distill.api import training
 from distill.cli import main
 from distill.training import train as training_loop
 from distill.training.callbacks import Callback
@@ -109,6 +111,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"lam": 1.0, "alpha": 0.5}, "give lam or alpha, not both"),
         ({"vocabulary": None}, "vocabulary is missing: a T5Config names none"),
         ({"vocabulary": "/absent/spiece.model"}, "no vocabulary at /absent/spiece.model"),
+        ({"hardware": "gpu_16"}, "got 'gpu_16'; did you mean 'gpu_8' or 'gpu_1'"),
         ({"hardware": "gpuu"}, "^hardware must be one of cpu, gpu_1, .*; got 'gpuu'"),
         ({"fields": {"inptu": "question"}}, "a record has no field 'inptu'; did you mean 'input'"),
         ({"settings": {"TRIAN_STEPS": 3}}, "nothing uses TRIAN_STEPS"),
@@ -179,3 +182,12 @@ def test_the_vocabulary_of_a_model_directory_is_used(trained, tmp_path):
     changes = {"vocabulary": None, "initial": trained.directory, "steps": 1}
     student = distill.train(sums(8), **arguments(tmp_path / "run", **changes))
     assert student.vocabulary == trained.vocabulary
+
+
+def test_the_missing_hardware_file_is_that_of_the_devices(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 8)
+    with pytest.raises(ValueError, match=r"JAX has 8 gpu devices; use --gin_file=gin/hardware/gpu_8\.gin here"):
+        training._hardware(None)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert training._hardware(None) == "gpu_1"

@@ -39,7 +39,6 @@ def file(name, **axes):
         (f"{POD} --accelerator_type=v4-32", file("tpu_v4_32")),
         (f"{POD} --accelerator_type=v5p-128", file("tpu_v5p_128")),
         (f"{POD} --accelerator_type=v6e-8", file("tpu_v6e_8")),
-        (f"{POD} --accelerator_type=v9-8", file("tpu_v6e_8")),
         (f"{XPK} --tpu_type=v5litepod-16 --num_slices=2", file("tpu_v5e_16", data=4)),
         (f"{XPK} --gpu_type=h100-mega-80gb-8 --num_nodes=2", file("gpu_8", data=2)),
         ("skypilot --accelerators=H100:8 --num_nodes=2", file("gpu_8", data=2)),
@@ -125,6 +124,27 @@ LOCAL = f"{RECIPE} --gin.MODEL_DIR=runs/x"
         ("slurm --gpus_per_node=8", file("gpu_1"), BUCKET, "mesh data=1 × fsdp=1 × model=1 uses 1 device, and"),
         ("slurm --gpus_per_node=8", file("tpu_v5e_16", data=1), BUCKET, "tpu_v5e_16.gin is for TPUs, and --nodes=1"),
         (
+            f"{POD} --accelerator_type=v4-32",
+            file("tpu_v5e_16"),
+            BUCKET,
+            "tpu_v5e_16.gin is for TPU v5e, and --accelerator_type=v4-32 has TPU v4; use --gin_file=gin/hardware/tpu_v4",
+        ),
+        (f"{XPK} --tpu_type=tpu7x-8", file("tpu_v6e_8"), BUCKET, "is for TPU v6e, and --tpu_type=tpu7x-8 has TPU7x"),
+        (
+            f"{POD} --accelerator_type=v5lite-16",
+            file("tpu_v5e_16"),
+            BUCKET,
+            "--accelerator_type=v5lite-16: 'v5lite-16' is no known type of TPU, so its number of devices is not checked; "
+            "did you mean 'v5litepod-16'?",
+        ),
+        ("skypilot --accelerators=tpu-v6e", file("tpu_v6e_8"), BUCKET, "not checked; did you mean 'tpu-v6e-N'?"),
+        (
+            f"{POD} --accelerator_type=v9-8",
+            file("tpu_v6e_8"),
+            BUCKET,
+            "known are v2, v3, v4, v5p, v5litepod, v5e, v6e and",
+        ),
+        (
             "skypilot --accelerators=tpu-v6e-8",
             file("cpu"),
             BUCKET,
@@ -161,6 +181,18 @@ def test_settings_that_may_not_work_are_warned_of(line, hardware, arguments, mes
     assert launched(line, hardware, arguments) == 0
     (warning,) = [text for text in capsys.readouterr().err.splitlines() if "WARNING" in text]
     assert message in warning
+
+
+def test_a_missing_hardware_file_is_that_of_the_machines(capsys):
+    for line, name in (
+        ("slurm --gpus_per_node=8", "gpu_8"),
+        ("skypilot --accelerators=H100:4", "gpu_…"),
+        (f"{POD} --accelerator_type=v5p-128", "tpu_v5p_128"),
+        ("gcloud --tpu=t --zone=z", "tpu_…"),
+        ("hosts --host=a", "cpu"),
+    ):
+        assert launched(line, "") == 2
+        assert f"give a file of gin/hardware, such as --gin_file=gin/hardware/{name}.gin, or" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("line", ["slurm --gpus_per_node=8", "hosts --host=a"])
