@@ -100,7 +100,7 @@ class Loop:
             return
         sources = [Prefetch(lane.stream) for lane in self.lanes]
         clock = timing.Clock([lane.progress for lane in self.lanes], timing.charged(self.devices))
-        profiler = profiling.Profiler(self.lanes[0].directory, self.config.profile_steps)
+        profiler = profiling.Profiler(self.lanes[0].directory, self.config.profile_steps, clock.phase)
         self._watch = nonfinite.Watch(self.students.metrics, _IN_FLIGHT)
         pending: list[Any] = []
         self._fetched: list[list[Fetchable]] = []  # of the pending updates, per lane, on the host

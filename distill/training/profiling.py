@@ -9,7 +9,7 @@ import dataclasses
 import gzip
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -26,10 +26,17 @@ class Profiler:
     Args:
       directory: the model directory.
       steps: ``(first, last)``; None traces nothing.
+      phase: makes a context that takes the time inside: as ``step`` that of updates, as ``profile`` that of starting the
+        trace and writing it.
     """
 
-    def __init__(self, directory: epath.Path, steps: tuple[int, int] | None):
-        self._directory, self._steps = directory / FOLDER, steps
+    def __init__(
+        self,
+        directory: epath.Path,
+        steps: tuple[int, int] | None,
+        phase: Callable[[str], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,  # type: ignore[assignment]
+    ):
+        self._directory, self._steps, self._phase = directory / FOLDER, steps, phase
         self._running = False
 
     @contextlib.contextmanager
@@ -43,12 +50,14 @@ class Profiler:
     def after(self, number: int, metrics: Any) -> None:
         """Ends the trace if update ``number`` was the last traced one; only then, waits for ``metrics``."""
         if self._running and self._steps is not None and number >= self._steps[1]:
-            jax.block_until_ready(metrics)
+            with self._phase("step"):
+                jax.block_until_ready(metrics)
             self.stop()
 
     def _start(self) -> None:
         try:
-            jax.profiler.start_trace(str(self._directory))
+            with self._phase("profile"):
+                jax.profiler.start_trace(str(self._directory))
             self._running = True
         except Exception as error:  # another trace is running, or the folder cannot be written
             self._steps = None
@@ -59,7 +68,8 @@ class Profiler:
         if self._running:
             self._running, self._steps = False, None
             try:
-                jax.profiler.stop_trace()
+                with self._phase("profile"):
+                    jax.profiler.stop_trace()
             except Exception as error:  # a full disk
                 logging.warning("the profile was not written: %s: %s", type(error).__name__, error)
 

@@ -27,7 +27,7 @@ from distill.counting import counted
 from distill.inference.own_files import ATTEMPTS, REACHED
 from distill.training.config import Progress
 
-PHASES = ("step", "data", "evaluation", "checkpoint", "compile", "other")
+PHASES = ("step", "data", "evaluation", "checkpoint", "compile", "profile", "other")
 _HOST = ("data", "other")  # phases of the host alone, in which one process can delay all others
 _SEEN_S = 20.0  # seconds between two notes of the step that the run has reached
 
@@ -372,7 +372,8 @@ def summary_lines(summary: Mapping[str, Any]) -> list[str]:
       summary: the ``training`` part of the record, as JSON values.
     """
     seconds = summary["seconds"] or math.inf
-    shares = [f"{name} {summary['phases'].get(name, 0.0) / seconds:.0%}" for name in PHASES]
+    phases = [name for name in PHASES if name != "profile" or name in summary["phases"]]
+    shares = [f"{name} {summary['phases'].get(name, 0.0) / seconds:.0%}" for name in phases]
     loop = "training loop" if summary["attempts"] == 1 else f"{summary['attempts']} attempts"
     lines = [f"{loop}: {summary['seconds']:.1f} s, {', '.join(shares)}"]
     speed = []

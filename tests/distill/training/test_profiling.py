@@ -14,7 +14,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 def test_a_traced_run_and_its_longest_operations(tmp_path, arguments, capsys):
     arguments["loop"] = dataclasses.replace(arguments["loop"], profile_steps=(3, 5))
-    train.train(str(tmp_path / "run"), **arguments | {"validation": None}, quiet=True)
+    result = train.train(str(tmp_path / "run"), **arguments | {"validation": None}, quiet=True)
+    phases = result.performance["phases"]
+    assert phases["profile"] > phases["other"]  # starting the trace and writing it
     found = profiling.read(tmp_path / "run")
     assert found.steps == [3, 4, 5]
     assert {"step", "data"} <= set(found.phases)

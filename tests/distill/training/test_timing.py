@@ -33,7 +33,7 @@ def test_every_second_belongs_to_the_innermost_phase(now):
             now[0] += 4.0
         now[0] += 8.0
     assert clock.window() == {
-        "step": 10.0, "data": 4.0, "other": 1.0, "evaluation": 0.0, "checkpoint": 0.0, "compile": 0.0,
+        "step": 10.0, "data": 4.0, "other": 1.0, "evaluation": 0.0, "checkpoint": 0.0, "compile": 0.0, "profile": 0.0,
     }  # fmt: skip
     clock.read()
     clock.read()
@@ -138,9 +138,11 @@ def test_the_summary_fits_a_terminal():
         "lost_steps": 17, "attempts": 2, "wall_seconds": 222.2,
     }  # fmt: skip
     lines = timing.summary_lines(summary)
-    assert all(len(line) <= 100 for line in lines)
+    assert all(len(line) <= 110 for line in lines)
     speed = "speed: 123,457 tokens/s per device, padding 12%, 1.25e+15 FLOP/step, MFU 43.2%, memory 70.00 GiB"
-    assert lines[0].startswith("2 attempts: 200.0 s, step 15%")
+    assert lines[0].startswith("2 attempts: 200.0 s, step 15%") and "profile 15%, other 15%" in lines[0]
+    untraced = {name: 30.0 for name in timing.PHASES if name != "profile"}
+    assert "profile" not in timing.summary_lines(summary | {"phases": untraced})[0]
     assert timing.summary_lines(summary | {"attempts": 1})[0].startswith("training loop: 200.0 s, step 15%")
     assert lines[1] == speed
     assert lines[2] == "goodput (share of all time in updates that count): 90%, 2 attempts, 17 steps lost"
