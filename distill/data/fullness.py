@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -37,8 +38,13 @@ class Summary:
         """Reads the lengths of the first epoch. Call it before another thread takes batches."""
         return cls(stream.layout, stream.examples, stream.counts, *stream.lengths())
 
-    def lines(self, batch: Batch) -> list[str]:
-        """Returns lines with examples, sequences, lengths, and the padding of ``batch``."""
+    def lines(self, batch: Batch, total: Callable[[np.ndarray], np.ndarray] = lambda counts: counts) -> list[str]:
+        """Returns lines with examples, sequences, lengths, and the padding of ``batch``.
+
+        Args:
+          batch: this process's rows of a batch.
+          total: sums an array of counts over the processes of the run, each of which calls it.
+        """
         number = {task_ids.NAMES[task]: count for task, count in self.counts.sequences.items() if count}
         tasks = ", ".join(f"{count:,} {name}" for name, count in number.items())
         lines = [f"data: {counted(self.examples, 'example')}, {counted(sum(number.values()), 'sequence')} ({tasks})"]
@@ -46,10 +52,11 @@ class Summary:
             ("inputs", self.inputs, self.counts.truncated_inputs, batch.arrays["encoder_input_tokens"]),
             ("targets", self.targets, self.counts.truncated_targets, batch.arrays["decoder_target_tokens"]),
         )
-        for name, lengths, truncated, tokens in sides:
-            if not tokens.size:  # this process has no rows
+        filled = total(np.array([[np.count_nonzero(tokens), tokens.size] for *_, tokens in sides], np.int32))
+        for (name, lengths, truncated, _), (real, positions) in zip(sides, filled.tolist(), strict=True):
+            if not positions:
                 continue
-            p99, padding = math.ceil(np.percentile(lengths, 99)), 1.0 - float(np.mean(tokens != 0))
+            p99, padding = math.ceil(np.percentile(lengths, 99)), 1.0 - real / positions
             window = self.layout.encoder_length if name == "inputs" else self.layout.decoder_length
             cut = ", cut to the window," if any(truncated.values()) else ""
             line = f"p99 of {name}{cut} is {p99}, mean {lengths.mean():.0f}, window {window}: {100 * padding:.0f} % padding"

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
+from jax.experimental import multihost_utils
 
 from distill import stuck
 from distill.checkpoints.manager import CheckpointConfig
@@ -142,7 +144,7 @@ class Loop:
                 source.close()
 
     def _first_update(self, batches: Sequence[Batch]) -> Any:
-        for line in self.summary.lines(batches[0]):
+        for line in self.summary.lines(batches[0], _over_processes):
             self.terminal.introduce(line, compared=_PADDING.sub("", line))
         for line in self.summary.warnings():
             self.terminal.introduce(line, warns=True)
@@ -415,3 +417,10 @@ class Loop:
         stuck.doing(f"evaluating {split}")
         with self.terminal.stage(f"evaluating {len(evaluator)} {split} examples", announce=False):
             return evaluator(params)
+
+
+def _over_processes(counts: np.ndarray) -> np.ndarray:
+    """The sum of an array of counts over all processes, each of which calls this."""
+    if jax.process_count() == 1:
+        return counts
+    return np.asarray(multihost_utils.process_allgather(counts)).reshape(-1, *counts.shape).sum(axis=0)

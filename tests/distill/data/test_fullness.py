@@ -94,6 +94,8 @@ def test_sequences_that_fit_warn_of_nothing():
     assert summary(Counts({1: 4, 2: 0}, longest_inputs=64, longest_targets=4)).warnings() == []
 
 
-def test_a_process_without_rows_states_no_padding():
-    lines = summary(Counts({1: 4, 2: 0})).lines(batch(np.zeros((0, 64), int), np.zeros((0, 4), int)))
-    assert len(lines) == 1
+def test_a_process_without_rows_states_the_padding_of_the_others():
+    none = batch(np.zeros((0, 64), int), np.zeros((0, 4), int))
+    assert len(summary(Counts({1: 4, 2: 0})).lines(none)) == 1
+    lines = summary(Counts({1: 4, 2: 0})).lines(none, lambda counts: counts + np.array([[96, 128], [6, 8]]))
+    assert [line.rpartition(": ")[2] for line in lines[1:]] == ["25 % padding", "25 % padding"]

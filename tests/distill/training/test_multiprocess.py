@@ -4,6 +4,7 @@ Processes here have two host devices each and communicate over gloo. The one pro
 """
 
 import contextlib
+import io
 import json
 import pathlib
 import shutil
@@ -134,7 +135,10 @@ def four(tmp_path_factory, launched, arguments, rows, cached):
 def one(tmp_path_factory, arguments):
     """The model directory of one process that trained the same to the end."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    assert main.main(["train", *arguments(folder)]) == 0
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        assert main.main(["train", *arguments(folder)]) == 0, output.getvalue()
+    (folder.parent / "output.txt").write_text(output.getvalue())
     return folder
 
 
@@ -183,6 +187,12 @@ def test_four_processes_train_what_one_trains(one, four):
     assert_same_losses(one, directory, range(1, STEPS + 1))
     assert_same_parameters(one, directory)
     assert record.read(directory).data == record.read(one).data
+
+
+def test_the_padding_is_that_of_all_processes(one, four):
+    texts = (one.parent / "output.txt").read_text(), four[1][0].output
+    lines = [[line for line in text.splitlines() if "padding" in line and "p99" in line] for text in texts]
+    assert lines[0] == lines[1] and len(lines[0]) == 2
 
 
 def test_processes_check_a_cache_between_them(cached, four):
