@@ -1,6 +1,7 @@
 """``distill eval``."""
 
 import argparse
+import functools
 import glob
 import os
 import sys
@@ -17,16 +18,14 @@ def eval_command(options: argparse.Namespace) -> int:
     runs.parse_configuration(options, ["gin/runs/eval.gin"])
     from distill.api import configuration
     from distill.inference import evaluate
+    from distill.training import checks
 
     run = configuration.configured(evaluate.evaluate)
     runs.register()
     terminal = Terminal(active=runs.is_first(), quiet=runs.is_quiet(options))
-    found = run(output_dir=options.output, terminal=terminal)
-    from distill.training import checks
-
-    scored = (found.settings["task"], found.settings["split"], found.settings["examples"])
-    for warning in checks.scored_again(configuration.arguments_of(evaluate.evaluate)["model_dir"], *scored):
-        terminal.warn(warning)
+    directory = configuration.arguments_of(evaluate.evaluate)["model_dir"]
+    scored_again = functools.partial(checks.scored_again, directory)
+    found = run(output_dir=options.output, terminal=terminal, warnings_of=scored_again)
     for name, value in found.metrics.items() if runs.is_first() else ():
         print(f"{options.split} {name}: {value:.4f}")
     return 0

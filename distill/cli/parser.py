@@ -114,6 +114,10 @@ def parser(wants: str = "") -> argparse.ArgumentParser:
         "--dry_run", action="store_true", help="check and print the pipeline of Apache Beam; run nothing"
     )
     evaluate = add("eval", "score a trained student on a split")
+    evaluate.epilog = (
+        f"{evaluate.epilog} To choose each answer among given texts, as --choices of infer does: "
+        "docs/evaluation-and-inference.md#choosing-an-answer."
+    )
     infer = add("infer", "answer JSON lines with a trained student", configured=False)
     for command in (train, evaluate):
         process_flags.add(command)

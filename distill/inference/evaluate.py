@@ -255,6 +255,7 @@ def evaluate(
     trained_task_name: str | None = None,
     output_dir: str | None = None,
     terminal: Terminal | None = None,
+    warnings_of: Callable[[str, str, int], Sequence[str]] | None = None,
 ) -> Evaluation:
     """Scores a trained student on a split, and writes ``predictions/<task>_<split>.jsonl`` and ``.metrics.json``.
 
@@ -277,6 +278,8 @@ def evaluate(
       trained_task_name: the task of the training, if known; a task with another prefix or prompt is refused.
       output_dir: where the two files go; None: ``predictions`` in the model directory.
       terminal: prints what begins; None prints nothing.
+      warnings_of: makes further warnings for the terminal, of the task, the split and the number of examples; they precede
+        the line that names the files.
 
     Raises:
       FileNotFoundError, ValueError: no student, or one of another shape; or a task that does not fit its training.
@@ -306,6 +309,8 @@ def evaluate(
         unfinished = model_directory.unfinished(model_dir)
         for warning in (*decode.unused(), *filter(None, [unfinished, long, missing]), *fit.remarks(answering.LIMIT)):
             logging.warning("%s", warning)
+        for warning in warnings_of(task_name, split, len(evaluator)) if warnings_of else ():
+            terminal.warn(warning)
         verb = "choosing the answers of" if decode.answers == "choose" else "decoding"
         with terminal.stage(f"{verb} {counted(len(evaluator), 'example')}"):
             evaluation = evaluator(params)

@@ -7,6 +7,7 @@ import pytest
 import distill
 from distill.cli import main
 from distill.tasks.records import SourceError
+from distill.training import checks
 from tests.distill.api.written import FIELDS, arguments, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -95,3 +96,12 @@ def test_a_metric_is_checked_before_answers_are_decoded(trained, monkeypatch):
         distill.evaluate(trained, sums(2), rationale_metrics=[length])
     with pytest.raises(TypeError, match=r"metrics must be a list of functions, .*; got length"):
         distill.evaluate(trained, sums(2), metrics=length)
+
+
+def test_the_line_that_names_the_files_is_the_last_after_the_warning_of_rows_that_were_trained_on(
+    trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(checks, "scored_again", lambda *given: [f"{given[1:]} was trained on"])
+    assert main.main(["eval", f"--model_dir={trained.directory}", f"--output={tmp_path}"]) == 0
+    *_, warning, last = [line for line in capsys.readouterr().err.splitlines() if "WARNING" in line or "step" in line]
+    assert warning == "WARNING ('rows_label', 'test', 6) was trained on" and "its predictions are in" in last
