@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -79,7 +79,8 @@ def begin(
             )
     longer = [one for one in changed if one.raises_steps or one.raises_patience] if finished else []
     if finished and not longer:
-        what, remedy = _early(result.get("reason")) if early else ("is finished", "TRAIN_STEPS")
+        steps, patience = _above(run_settings.STEPS, before), _above(run_settings.PATIENCE, before)
+        what, remedy = _early(result.get("reason"), steps, patience) if early else ("is finished", steps)
         remarks.append(f"{directory} {what}; nothing is trained (raise {remedy} to continue)")
         if changed:
             remarks.append("settings that have no effect on a finished run differ: " + "; ".join(map(str, changed)))
@@ -245,11 +246,18 @@ def _object(path: epath.Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _early(reason: Any) -> tuple[str, str]:
+def _early(reason: Any, steps: str, patience: str) -> tuple[str, str]:
     """What a run that has ended early has done, and the settings that continue it; ``reason`` as in ``result.json``."""
     if not isinstance(reason, str):  # of an older version
-        return "has ended early", "PATIENCE or, if a callback has ended it, TRAIN_STEPS"
-    return f"has ended early, by {reason}", "PATIENCE" if reason == "patience" else "TRAIN_STEPS"
+        return "has ended early", f"{patience} or, if a callback has ended it, {steps}"
+    return f"has ended early, by {reason}", patience if reason == "patience" else steps
+
+
+def _above(names: Sequence[str], before: Mapping[str, Any] | None) -> str:
+    """A setting, by the first of its names, and the value of the run that it must exceed, if that is known."""
+    settings = plain(before or {})
+    value = next((settings[name] for name in reversed(names) if type(settings.get(name)) is int), None)
+    return names[0] if value is None else f"{names[0]} above {value}"
 
 
 def _may_change(one: run_settings.Difference, finished: bool, early: bool) -> bool:

@@ -95,7 +95,7 @@ def finish(run):
 def test_a_run_is_started_again_with_its_own_settings(run):
     assert begin(run, CONFIG) == []
     finish(run)
-    assert begin(run, CONFIG) == [f"{run} is finished; nothing is trained (raise TRAIN_STEPS to continue)"]
+    assert begin(run, CONFIG) == [f"{run} is finished; nothing is trained (raise TRAIN_STEPS above 30 to continue)"]
     assert (run / "config.gin").read_text() == CONFIG
     (run / "student.json").unlink()  # of an earlier version
     begin(run, CONFIG)
@@ -180,11 +180,11 @@ def test_more_patience_goes_on_with_a_run_that_has_ended_early(run):
     with pytest.raises(ValueError, match="PATIENCE was 2 and is now 3"):  # it ran to its end
         begin(run, changed(PATIENCE=3))
     (run / "result.json").write_text('{"step": 20, "stopped": "early"}')
-    remedy = "raise PATIENCE or, if a callback has ended it, TRAIN_STEPS to continue"
+    remedy = "raise PATIENCE above 2 or, if a callback has ended it, TRAIN_STEPS above 30 to continue"
     nothing = f"{run} has ended early; nothing is trained ({remedy})"
     other = "settings that have no effect on a finished run differ: LOG_PERIOD was 50 and is now 5"
     assert begin(run, changed(PATIENCE=2, LOG_PERIOD=5)) == [nothing, other]
-    for reason, setting in (("callback Flat: it is flat", "TRAIN_STEPS"), ("patience", "PATIENCE")):
+    for reason, setting in (("callback Flat: it is flat", "TRAIN_STEPS above 30"), ("patience", "PATIENCE above 2")):
         (run / "result.json").write_text(json.dumps({"step": 20, "stopped": "early", "reason": reason}))
         nothing = f"{run} has ended early, by {reason}; nothing is trained (raise {setting} to continue)"
         assert begin(run, changed(PATIENCE=2)) == [nothing]
