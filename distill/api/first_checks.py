@@ -37,6 +37,7 @@ def check(
     reads: bool = True,
     evaluates: str | None = None,
     place: str = COMMAND_LINE,
+    hardware: str = "",
 ) -> Scan:
     """Checks the statements of files and bindings, and the files of a new run; returns the statements.
 
@@ -45,6 +46,7 @@ def check(
       provided: macros that the command itself sets if nothing else does.
       evaluates: the split that the command scores.
       trains: whether the command trains, and so reads the vocabulary, the training rows and the initial parameters.
+      hardware: the file of ``gin/hardware`` that an error suggests, if the machines are known.
       reads: whether these files must be there, and are read; else a command may write them later.
 
     Raises:
@@ -55,7 +57,7 @@ def check(
     """
     names = statement_checks.unset(provided, gin_files, bindings, extra_paths) if provided and gin_files else []
     given = [*bindings, *(f"{name} = 'unused'" for name in names)]
-    scan = statement_checks.check_names(gin_files, given, extra_paths, place)
+    scan = statement_checks.check_names(gin_files, given, extra_paths, place, hardware)
     of_files = scan.given.get(("", "jsonl.dataset", "files"))
     reads_files = of_files is not None and of_files.macro == "FILES"
     source = _source(scan) if reads_files else None  # its message shows the form that rows are named in

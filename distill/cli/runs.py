@@ -153,6 +153,7 @@ def check_configuration(options: argparse.Namespace) -> None:
 
     Raises:
       ConfigurationError: a misspelt file, macro or argument, or a missing macro.
+      ValueError: a topology that does not exist.
       FileNotFoundError: a local file that a new run needs does not exist.
     """
     if options.command not in ADDED:
@@ -162,6 +163,11 @@ def check_configuration(options: argparse.Namespace) -> None:
     files, bindings = _given(options)
     own_files, own_bindings = ADDED[options.command]
     evaluates = options.split if options.command == "eval" else None
+    hardware = ""
+    if options.command == "precompile":
+        from distill.precompile import chips
+
+        hardware = chips.hardware_file(options.topology)
     first_checks.check(
         [*files, *own_files],
         [*bindings, *own_bindings],
@@ -169,6 +175,7 @@ def check_configuration(options: argparse.Namespace) -> None:
         provided=PROVIDED.get(options.command, ()),
         trains=options.command == "train",
         evaluates=evaluates,
+        hardware=hardware,
     )
 
 

@@ -182,3 +182,16 @@ def parse_topology(name: str) -> tuple[Chip, int]:
     if number == 0:
         raise ValueError(f"a topology must have at least one chip; got {name!r}")
     return CHIPS[match[1]], number
+
+
+def hardware_file(topology: str) -> str:
+    """The name of the file of ``gin/hardware`` to begin with for a topology.
+
+    Raises:
+      ValueError: as :func:`parse_topology`.
+
+    >>> hardware_file("v5e:4x4"), hardware_file("v4:2x2x1"), hardware_file("v5p:4x4x2")
+    ('tpu_v5e_16.gin', 'tpu_v4_8.gin', 'tpu_v5p_….gin')
+    """
+    chip, number = parse_topology(topology)
+    return hardware.example(number * chip.devices, "tpu", f"TPU {chip.name}")

@@ -25,3 +25,8 @@ def test_a_t5gemma_needs_no_vocabulary(capsys):
     files = [FILES[0].replace("t5_1_1_tiny", "t5gemma2_1b"), *FILES[1:]]
     assert main.main(["precompile", *files, "--topology=v5:2x2"]) == exit_codes.MISTAKE
     assert "unknown TPU generation 'v5'" in capsys.readouterr().err  # and not: nothing sets VOCABULARY_PATH
+
+
+def test_a_missing_hardware_file_is_that_of_the_topology(capsys):
+    assert main.main(["precompile", *FILES[:3], "--topology=v6e:2x4"]) == exit_codes.MISTAKE
+    assert "such as --gin_file=gin/hardware/tpu_v6e_8.gin, or --gin.MESH=" in capsys.readouterr().err
