@@ -13,6 +13,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
+from distill import atomic_files
+from distill.counting import with_more
 from distill.data import examples
 from distill.data.cache import manifest, pipeline, ranges, writing
 from distill.tasks import registration
@@ -64,8 +66,8 @@ def build(
       :class:`Built`.
 
     Raises:
-      ValueError: ``shards`` is below 1, a task draws at random, the folder holds something else, or there is no usable
-        example; or ``beam`` is given, and Apache Beam is not installed or its pipeline failed.
+      ValueError: ``shards`` is below 1, a task draws at random, the folder or ``<output>.partial`` holds something else, or
+        there is no usable example; or ``beam`` is given, and Apache Beam is not installed or its pipeline failed.
     """
     if shards < 1:
         raise ValueError(f"shards must be at least 1; got {shards}")
@@ -88,7 +90,7 @@ def build(
         written = ((part, _write(stage, *part, shards, formats, tell)) for part in remaining)
     for part, entry in written:
         done["/".join(part)] = entry
-        (stage / _PROGRESS).write_text(json.dumps({"header": header, "done": done}))
+        _note_progress(stage, header, done)
     if not any(entry["examples"] for entry in done.values()):
         raise ValueError(f"none of {', '.join(task_names)} has an example that can be trained on")
     tasks: dict[str, dict[str, Any]] = {name: {} for name in task_names}
@@ -204,26 +206,57 @@ def _stage(directory: epath.Path, *, shared: bool) -> epath.Path:
 
 
 def _resumed(stage: epath.Path, header: Mapping[str, Any]) -> dict[str, Any]:
-    """The parts that an interrupted build of the same cache finished, by ``task/split``; deletes files of another."""
+    """The parts that an interrupted build of the same cache finished, by ``task/split``; deletes files of another.
+
+    Raises ValueError if the folder holds something that no build wrote.
+    """
+    saved = _progress(stage)
+    _check_own(stage, saved)
     done: dict[str, Any] = {}
-    progress, same = stage / _PROGRESS, False
-    if progress.exists():
-        try:
-            saved = json.loads(progress.read_text())
-            same = saved["header"] == json.loads(json.dumps(header))
-            for key, entry in saved["done"].items() if same else ():
-                for file in manifest.files([entry]):
-                    manifest.check_file(stage / file["file"], file)
-                done[key] = entry
-        except (ValueError, KeyError):
-            done, same = {}, False
+    same = saved is not None and saved["header"] == json.loads(json.dumps(header))
+    try:
+        for key, entry in saved["done"].items() if saved is not None and same else ():
+            for file in manifest.files([entry]):
+                manifest.check_file(stage / file["file"], file)
+            done[key] = entry
+    except (ValueError, KeyError, TypeError):
+        done, same = {}, False
     if not same and stage.exists():
         stage.rmtree()
     stage.mkdir(parents=True, exist_ok=True)
-    (stage / "index").mkdir(exist_ok=True)
     if not same:
-        progress.write_text(json.dumps({"header": header, "done": {}}))
+        _note_progress(stage, header, {})  # first: it marks the folder as a build's
+    (stage / "index").mkdir(exist_ok=True)
     return done
+
+
+def _progress(stage: epath.Path) -> dict[str, Any] | None:
+    """What an interrupted build has noted in its folder; None if there is no such note."""
+    try:
+        saved = json.loads((stage / _PROGRESS).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    noted = isinstance(saved, dict) and isinstance(saved.get("header"), dict) and isinstance(saved.get("done"), dict)
+    return saved if noted else None
+
+
+def _note_progress(stage: epath.Path, header: Mapping[str, Any], done: Mapping[str, Any]) -> None:
+    atomic_files.replace(stage / _PROGRESS, json.dumps({"header": header, "done": done}))
+
+
+def _check_own(stage: epath.Path, saved: Mapping[str, Any] | None) -> None:
+    """Raises ValueError if ``stage``, which the build deletes, holds something that no build wrote there."""
+    if not stage.exists():
+        return
+    own = {f"{_PROGRESS}.part"}
+    if saved is not None:
+        own |= {_PROGRESS, manifest.FILE, "index", "input_keys", ranges.WORK, *saved["header"].get("task_names", ())}
+    others = [path.name for path in stage.iterdir() if path.name not in own] if stage.is_dir() else [stage.name]
+    if others:
+        raise ValueError(
+            f"{stage} is the folder in which this cache is built, and holds {with_more(sorted(others))}, which no build of "
+            "a cache wrote: it would be lost. Move it away, or choose another --output"
+        )
 
 
 def _write(
