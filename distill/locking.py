@@ -94,9 +94,11 @@ def held(path: epath.PathLike, what: str, remedy: str = "") -> Iterator[Lock]:
 
     Raises:
       Locked: another process holds it; names the host, the process and since when.
+      ValueError: the file is no lock, as ``uv.lock`` beside an output ``uv``.
       OSError: the lock file cannot be written.
     """
     path = epath.Path(path)
+    _check_own(path, what)
     lease: _Lease = _ObjectLease(path) if "://" in str(path) else _FileLease(path)
     _acquire(lease, what, remedy)
     try:
@@ -186,6 +188,23 @@ def _acquire(lease: _Lease, what: str, remedy: str) -> None:
             raise Locked(_refusal(owner, what, remedy))
         seen = now if now is not None else seen
         time.sleep(_POLL)
+
+
+def _check_own(path: epath.Path, what: str) -> None:
+    """Raises ValueError if the file of a lock holds something else: it would be removed as a damaged lock."""
+    try:
+        content = path.read_bytes() if path.exists() else b""
+    except IsADirectoryError:
+        content = b"a folder"
+    except OSError:  # released meanwhile, or of another user
+        return
+    # A marker of filelock, which may be incomplete; in its first format the number of a process comes first.
+    own = content.startswith(b"filelock/"[: len(content)]) or content.split(b"\n")[0].strip().isdigit()
+    if not own and not ("://" in str(path) and "token" in _record(path)):
+        raise ValueError(
+            f"{path} is the lock file of {what}, and holds something else, which would be lost: move it away, or choose "
+            "another name"
+        )
 
 
 def _refusal(owner: dict[str, Any], what: str, remedy: str) -> str:

@@ -206,6 +206,32 @@ def test_a_lock_that_was_taken_away_is_noticed(tmp_path, short):
                 time.sleep(0.1)
 
 
+@pytest.mark.parametrize("content", ['version = 1\nrequires-python = ">=3.12"\n', '{"nodes": {}}', "words"])
+def test_a_file_that_is_no_lock_is_kept(tmp_path, content):
+    path = locking.of_output(tmp_path / "uv")
+    path.write_text(content)
+    os.utime(path, (0, 0))
+    with (
+        pytest.raises(ValueError, match=r"uv\.lock is the lock file of uv, and holds something else"),
+        locking.held(path, "uv"),
+    ):
+        pytest.fail("held")
+    assert path.read_text() == content
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ValueError, match="holds something else"), locking.held(path, "uv"):
+        pytest.fail("held")
+    assert path.is_dir()
+
+
+def test_a_damaged_lock_is_taken_over(tmp_path):
+    path = locking.of_output(tmp_path / "uv")
+    path.write_text("filelo")
+    os.utime(path, (0, 0))
+    with locking.held(path, "uv"):
+        assert path.read_text().startswith("filelock/")
+
+
 def test_an_error_inside_releases(tmp_path):
     path = locking.of_directory(tmp_path)
     with pytest.raises(KeyError), locking.held(path, "a"):

@@ -397,7 +397,9 @@ def test_an_interrupted_build_resumes(names, built, tmp_path):
     shutil.copytree(output, stage)
     entries = json.loads((output / "manifest.json").read_text())["tasks"]
     done = {f"{names.label}/{split}": entry for split, entry in entries[names.label].items()}
-    (stage / "progress.json").write_text(json.dumps({"header": {"format": 0, "task_names": tasks(names)}, "done": done}))
+    (stage / "progress.json").write_text(
+        json.dumps({"header": {"format": 0, "task_names": tasks(names)}, "done": done})
+    )
     told.clear()
     given = {"shards": 3, "on_progress": lambda task, split, *_: told.append((task, split))}
     cache.build([names.label], tmp_path / "other", **given)
@@ -410,7 +412,9 @@ def test_a_folder_that_no_build_wrote_is_not_taken_for_an_interrupted_build(name
     (tmp_path / "big.partial/thesis/1.txt").write_text("words")
     if progress:
         (tmp_path / "big.partial/progress.json").write_text(progress)
-    wanted = r"big\.partial is the folder in which this cache is built, and holds \w.*, which no build of a cache wrote: "
+    wanted = (
+        r"big\.partial is the folder in which this cache is built, and holds \w.*, which no build of a cache wrote: "
+    )
     with pytest.raises(ValueError, match=wanted):
         cache.build([names.label], tmp_path / "big")
     assert (tmp_path / "big.partial/thesis/1.txt").read_text() == "words" and not (tmp_path / "big").exists()
