@@ -16,7 +16,8 @@ from distill.tasks import texts, vocabularies
 from distill.tasks.texts import Vocabulary
 
 MODEL_FILE = "spiece.model"
-_TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
 _UNIGRAM, _BPE, _WORD, _CHARACTER = 1, 2, 3, 4  # of trainer_spec.model_type
 _NORMAL, _UNKNOWN, _USER_DEFINED = 1, 2, 4  # of piece.type
 _SPACE = "▁"
@@ -50,14 +51,14 @@ def write(folder: pathlib.Path, vocabulary: Vocabulary, *, encoder_bos: bool = F
         named = {"pad_token": 0, "eos_token": 1, "unk_token": unknown} | ({} if bos is None else {"bos_token": bos})
         names = {role: model.pieces[number].piece for role, number in named.items()}
         special = list(dict.fromkeys(named.values()))
-        _write_json(folder / _TOKENIZER_FILE, _tokenizer(model, unknown, special, bos if encoder_bos else None))
+        _write_json(folder / TOKENIZER_FILE, _tokenizer(model, unknown, special, bos if encoder_bos else None))
         config = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False, **names}
-    _write_json(folder / "tokenizer_config.json", config)
+    _write_json(folder / CONFIG_FILE, config)
 
 
 def puts_bos(folder: pathlib.Path) -> bool:
     """Whether the tokenizer that :func:`write` wrote to ``folder`` puts BOS before the tokens of an input."""
-    path = folder / _TOKENIZER_FILE
+    path = folder / TOKENIZER_FILE
     if not path.exists():
         return False
     try:

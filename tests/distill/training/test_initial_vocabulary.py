@@ -1,9 +1,12 @@
 """Initial parameters of another vocabulary are refused: their rows would belong to other pieces."""
 
+import json
+import logging
 import re
 
 import pytest
 
+from distill.checkpoints.huggingface import tokenizer_files
 from distill.inference import student as students
 from distill.tasks import plain_vocabularies
 from distill.tools import vocabulary
@@ -60,6 +63,55 @@ def test_the_tokenizer_of_a_transformers_folder_counts(tmp_path):
     initial_vocabulary.check(str(tmp_path), plain_vocabularies.SentencePiece(mine, 10, "v"))
     with pytest.raises(ValueError, match=re.escape(f"set VOCABULARY_PATH={tmp_path / 'spiece.model'}")):
         initial_vocabulary.check(str(tmp_path), plain_vocabularies.SentencePiece(other, 0, "v"))
+
+
+@pytest.mark.parametrize("special", [None, "gemma"])
+def test_the_pieces_of_tokenizer_json_count(tmp_path, special):
+    given = {"special": special, "size": 300} if special else {"size": 40}
+    mine, other = [vocabulary.train(texts, **given) for texts in (WORDS, OTHER)]
+    tokenizer_files.write(tmp_path, plain_vocabularies.SentencePiece(mine, 0, "v"))
+    (tmp_path / "spiece.model").unlink()  # as `transformers` saves a tokenizer
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    last = plain_vocabularies.SentencePiece(mine, 0, "v").vocab_size
+    tokenizer["added_tokens"].append({"id": last, "content": "<extra_id_99>", "special": True})
+    tokenizer["added_tokens"][0]["content"] = "[PAD]"  # a name of the same role
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for extra_ids in (0, 10):
+        initial_vocabulary.check(str(tmp_path), plain_vocabularies.SentencePiece(mine, extra_ids, "v"))
+    wanted = (
+        r"another vocabulary: id \d+ is '.+' there and '.+' here; give the SentencePiece model that "
+        rf"{tmp_path}/tokenizer\.json was made from as VOCABULARY_PATH, or start from parameters of the run's"
+    )
+    with pytest.raises(ValueError, match=wanted):
+        initial_vocabulary.check(str(tmp_path), plain_vocabularies.SentencePiece(other, 0, "v"))
+    with pytest.raises(ValueError, match="SentencePiece there, bytes here; give the SentencePiece model"):
+        initial_vocabulary.check(str(tmp_path), plain_vocabularies.Bytes(0))
+
+
+def test_a_tokenizer_of_bytes_counts(tmp_path):
+    mine, _ = models()
+    tokenizer_files.write(tmp_path, plain_vocabularies.Bytes())
+    initial_vocabulary.check(str(tmp_path), plain_vocabularies.Bytes(0))
+    with pytest.raises(ValueError, match='bytes there, SentencePiece here; set VOCABULARY_PATH="bytes"'):
+        initial_vocabulary.check(str(tmp_path), plain_vocabularies.SentencePiece(mine, 0, "v"))
+
+
+NO_PIECES = [
+    {}, {"model": []}, {"model": {"vocab": {"a": "b"}}}, {"model": {"vocab": [["a", 1], 3]}},
+    {"model": {"vocab": {"a": 1}}, "added_tokens": [{"id": [], "content": "b"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "[" * 10_000, *map(json.dumps, NO_PIECES)])
+def test_a_tokenizer_json_that_cannot_be_read_is_a_warning(tmp_path, text, caplog):
+    mine, _ = models()
+    (tmp_path / "tokenizer.json").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        initial_vocabulary.check(str(tmp_path), plain_vocabularies.SentencePiece(mine, 0, "v"))
+    [line] = caplog.messages
+    assert re.match(
+        rf"{tmp_path}/tokenizer\.json (is|must|lists) .*; the run's vocabulary was not compared with that of ", line
+    )
 
 
 def test_without_a_vocabulary_nothing_is_checked(tmp_path):
