@@ -11,13 +11,14 @@ float64 [windows]: the rows of the data that a window counts for.
 import dataclasses
 import functools
 import hashlib
+import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from etils import epath
 
-from distill import array_files
+from distill import array_files, outputs
 from distill.data.counts import Counts
 from distill.data.packing import Layout, Rows
 from distill.data.stream import Batch, Stream
@@ -36,7 +37,7 @@ def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> i
     """Writes the windows of the next batches of a stream; windows without a target are left out.
 
     Args:
-      path: an ``.npz`` file, replaced if it exists.
+      path: an ``.npz`` file; replaces one that this function wrote.
       stream: of all rows of the global batch, as :class:`distill.data.batches.BatchStream`.
       batches: how many; None takes batches until every example has been seen once, of a mixture those of all tasks with a
         rate > 0. Examples of tasks that are drawn more often are then there several times, and the last batch may hold
@@ -46,10 +47,12 @@ def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> i
       The number of windows.
 
     Raises:
-      ValueError: the stream builds a part of the global batch only, or ``batches`` is below 1.
+      ValueError: the stream builds a part of the global batch only, ``batches`` is below 1, or ``path`` holds another file.
     """
     if batches is not None and batches < 1:
         raise ValueError(f"batches must be ≥ 1 or None; got {batches}")
+    writer = "distill.data.token_batches.write"
+    outputs.check_own("the file of token windows", path, _is_own, writer, remedy="delete it")
     parts: list[dict[str, np.ndarray]] = []
     for batch in stream:
         arrays = batch.arrays
@@ -65,6 +68,16 @@ def write(path: epath.PathLike, stream: Stream, batches: int | None = None) -> i
     joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     array_files.write(path, joined)
     return len(joined[EXAMPLES])
+
+
+def _is_own(file: BinaryIO) -> bool:
+    """Whether a file has the arrays of token windows."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, NotImplementedError):
+        return False
+    return names >= {*_ALWAYS, EXAMPLES}
 
 
 @dataclasses.dataclass(frozen=True)

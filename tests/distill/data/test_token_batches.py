@@ -60,6 +60,18 @@ def test_the_file_of_a_mixture_has_every_example_of_every_task_that_is_drawn(tmp
         assert len({row.tobytes() for row in of_task}) == wanted
 
 
+def test_a_file_of_windows_is_replaced_and_no_other(sums, file):
+    assert token_batches.write(file, stream(sums, "packed"), 1) == len(Windows.read(file))
+    other = io.BytesIO()
+    np.savez(other, thesis=np.zeros(3))
+    for content in (b"words", other.getvalue()):
+        file.write_bytes(content)
+        wanted = r"windows\.npz exists, and was not written by `distill\.data\.token_batches\.write`"
+        with pytest.raises(ValueError, match=wanted):
+            token_batches.write(file, stream(sums, "packed"), 1)
+        assert file.read_bytes() == content
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_sizes_and_lengths_are_those_of_the_tokens(sums, tmp_path, form):
     """One epoch without a window of the next: the counts of the file are those of the data set."""
