@@ -7,6 +7,7 @@ from typing import Any
 from distill import validation
 from distill.counting import counted
 from distill.tasks import metrics, records, splits
+from distill.tasks.json_files import MissingFileError
 from distill.tasks.records import Record, Report, Source
 
 SPLITS = ("train", "validation", "test")
@@ -73,7 +74,7 @@ class Dataset:
 
         Raises:
           ValueError: the split does not exist.
-          SourceError: a file cannot be used.
+          SourceError: a file cannot be used, or is missing.
           EmptySplitError: no row is left for one side of the cut.
         """
         if split not in self.splits:
@@ -83,6 +84,8 @@ class Dataset:
         report = Report() if report is None else report
         raw = Report()
         rows = self.source("train" if cut else split, raw)
+        if cut and split == "validation":
+            rows = _for_validation(rows)
         rows = self._usable(rows, raw)
         if cut:
             report.held_out = counts
@@ -130,6 +133,18 @@ class Dataset:
     def replace(self, **changes: Any) -> "Dataset":
         """A copy with other settings."""
         return dataclasses.replace(self, **changes)
+
+
+def _for_validation(rows: Iterator[Record]) -> Iterator[Record]:
+    """Training rows from which validation rows are taken; the error of a missing file says so."""
+    try:
+        yield from rows
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{error}. The validation rows are a part of these training rows, so the file is needed, also in a training "
+            "from a cache: restore it. A new cache with a file of validation rows, FILES={'train': …, 'validation': …}, "
+            "needs no file of training rows"
+        ) from None
 
 
 class _Passed:

@@ -44,6 +44,11 @@ class MissingFileError(SourceError, FileNotFoundError):
     """A file that a source needs does not exist."""
 
 
+def _alike(a: str, b: str) -> bool:
+    """Whether names are alike without their endings, which files of other rows have, too."""
+    return difflib.SequenceMatcher(None, a.partition(".")[0], b.partition(".")[0]).ratio() >= 0.6
+
+
 def open_bytes(path: epath.PathLike, purpose: str) -> Any:
     """Opens a local or remote file for reading; one that is compressed by gzip is decompressed.
 
@@ -58,7 +63,7 @@ def open_bytes(path: epath.PathLike, purpose: str) -> Any:
     path = epath.Path(path)
     if not path.exists():
         beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, beside, n=1)
+        near = [name for name in difflib.get_close_matches(path.name, beside) if _alike(name, path.name)]
         hint = (
             f"; {near[0]} is there" if near else f"; {path.parent} does not exist" if not path.parent.exists() else ""
         )

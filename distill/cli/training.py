@@ -1,6 +1,7 @@
 """``distill train``, ``cache`` and ``config``."""
 
 import argparse
+import logging
 import shlex
 import sys
 import time
@@ -68,6 +69,12 @@ def cache_command(options: argparse.Namespace) -> int:
             parts = counted(entry["examples"], "example"), counted(len(entry["shards"]), "shard"), f"{size:,} bytes"
             print(f"{name} {split}: {', '.join(parts)}")
     print(f"{'wrote' if built.new else 'is complete already:'} {built.directory}")
+    if registration.get(tasks[0]).source.dataset.cuts_validation:
+        logging.warning(
+            "validation rows are a part of the training rows, so a training from this cache reads the files of split "
+            "'train' on every host, to score them; a cache with a file of validation rows, "
+            "FILES={'train': …, 'validation': …}, needs none"
+        )
     return 0
 
 

@@ -156,6 +156,18 @@ def test_a_split_without_rows_names_the_row_that_was_rejected(tmp_path):
         list(jsonl.dataset({"train": path}).records("validation"))
 
 
+def test_missing_training_rows_are_explained_where_validation_rows_are_a_part_of_them(tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"input": "x", "label": "y"}\n')
+    data = jsonl.dataset({"train": tmp_path / "train.jsonl"})
+    wanted = r"train\.jsonl is missing \(rows of split train\)"  # a file of another name is not suggested
+    with pytest.raises(
+        FileNotFoundError, match=wanted + r"\. The validation rows are a part of these training rows, so "
+    ):
+        next(data.records("validation"))
+    with pytest.raises(FileNotFoundError, match=wanted + "$"):
+        next(data.records("train"))
+
+
 def test_a_record_holds_what_can_be_encoded_and_seen():
     record = Record(id="1", input="a", label=" \u200b", llm_label="\n", rationales=("why", " ", "\x00"), weight=2)
     assert (record.label, record.llm_label, record.rationales, record.weight) == (None, None, ("why",), 2.0)

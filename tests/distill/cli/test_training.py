@@ -8,7 +8,7 @@ from distill.cli import main, training
 from distill.training.config import TrainResult
 
 
-def test_two_caches_of_one_output(tmp_path, train_command, capsys):
+def test_two_caches_of_one_output(tmp_path, train_command, capsys, caplog):
     given = ["cache", *(argument for argument in train_command[1:] if "MODEL_DIR" not in argument), "--output"]
     output = tmp_path / "cached"
     with locking.held(locking.of_output(output), "cached"):
@@ -18,6 +18,13 @@ def test_two_caches_of_one_output(tmp_path, train_command, capsys):
     assert main.main([*given, str(output)]) == 0
     assert (output / "manifest.json").exists()
     assert not list(tmp_path.glob("*.lock*"))
+    wanted = "validation rows are a part of the training rows, so a training from this cache reads the files of split"
+    assert wanted in caplog.text
+    caplog.clear()
+    rows = str(tmp_path / "train.jsonl")
+    separate = f"--gin.FILES={dict.fromkeys(('train', 'validation'), rows)!r}"
+    assert main.main([*given, str(tmp_path / "other"), separate]) == 0
+    assert wanted not in caplog.text
 
 
 def test_the_resolved_configuration_is_printed_and_configures_the_same_run(train_command, tmp_path, capsys):
