@@ -79,14 +79,19 @@ def _types(function: Callable[..., Any], explains: tuple[str, ...]) -> dict[str,
 
 
 def check_types(types: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raises TypeError for the first argument whose value is not of its type. NumPy's numbers are numbers."""
+    """Raises TypeError for the first argument whose value is not of its type, ValueError for a number that is not finite.
+
+    NumPy's numbers are numbers.
+    """
     for name, hint in types.items():
         if name in given:
-            problem = value_types.mismatch(value_types.plain_number(given[name]), hint)
+            value = value_types.plain_number(given[name])
+            problem = value_types.mismatch(value, hint)
             if isinstance(given[name], str) and not given[name] and _takes_path(hint):
                 problem = "a path; got ''"
             if problem is not None:
-                raise TypeError(f"{name} must be {problem.removeprefix('expected ')}")
+                kind = TypeError if value_types.out_of_range(value, hint) is None else ValueError
+                raise kind(f"{name} must be {problem.removeprefix('expected ')}")
 
 
 def _takes_path(hint: Any) -> bool:

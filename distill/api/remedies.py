@@ -80,10 +80,13 @@ def _methods(text: str) -> str:
     text = re.sub(r"\b[A-Z_]+=\w+ \(gin/runs/(\w+)\.gin\)", r"method='\1'", text)
     text = re.sub(r"\bLABEL_SOURCE=teacher\b", "method='task_distill'", text)
     text = re.sub(r"\bFILES=\{'train': …, '(validation|test)': …\}", r"\1=…", text)
-    text = re.sub(r"(--gin_file=gin/hardware/\w+\.gin here), after the other files", r"\1", text)
-    return re.sub(
-        r"--gin\.partitioning\.MeshConfig\.data=, \.fsdp= and \.model= set the axes", "mesh sets the axes", text
+    axes = r"--gin\.partitioning\.MeshConfig\.data=, \.fsdp= and \.model= set the axes"
+    text = re.sub(
+        rf"use (--gin_file=gin/hardware/.*) here, after the other files; {axes}",
+        r"leave out mesh and take that of \1, or give a mesh that fits",
+        text,
     )
+    return re.sub(axes, "mesh sets the axes", text)
 
 
 def _subject(text: str, arguments: Mapping[str, str], others: str) -> str:

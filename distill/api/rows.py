@@ -17,6 +17,7 @@ from distill.api import keywords, remedies, tensorflow_log
 from distill.counting import counted
 from distill.tasks import jsonl
 from distill.tasks.dataset import Dataset
+from distill.tasks.json_files import MissingFileError
 from distill.tasks.records import Record, Report, SourceError
 
 Rows = str | os.PathLike | Iterable[Any]
@@ -100,6 +101,8 @@ def _as_file(data: bytes | None, split: str | None = None, called: str = "the ro
             yield path
         except SourceError as error:
             text = str(error).replace(str(path), called).replace(f" (rows of split {split})", "")
+            if data is None and isinstance(error, MissingFileError) and "; " not in text:
+                text += "; a text is the path of a file: give rows in memory as dicts"
             raise type(error)(text) from None
 
 

@@ -270,8 +270,10 @@ def load(
     """
     directory = expand_home(os.fspath(path))
     root = epath.Path(directory)
-    if not (root / students.FILE).exists() and (root / huggingface.CONFIG_FILE).exists():
-        return _load_huggingface(directory, decode, rationale_decode)
+    if not (root / students.FILE).exists():
+        _check_exported(root)
+        if (root / huggingface.CONFIG_FILE).exists():
+            return _load_huggingface(directory, decode, rationale_decode)
     description = students.read(directory)
     if decode is not None:
         description = dataclasses.replace(description, decode=decode)
@@ -282,6 +284,21 @@ def load(
     if warning := model_directory.unfinished(directory):
         logging.warning("%s", warning)
     return Student(directory, description, vocabulary, params, mesh, step, rationale_decode)
+
+
+def _check_exported(root: epath.Path) -> None:
+    """Raises ValueError if a folder is an export of a form that is not loaded."""
+    names = {path.name for path in root.iterdir()} if root.is_dir() else set()
+    kind = None
+    if {"model.bin", "shared_vocabulary.json"} <= names:
+        kind = "CTranslate2 (format='ct2')"
+    elif any(name.startswith("checkpoint_") for name in names):
+        kind = "T5X (format='t5x')"
+    if kind is not None:
+        raise ValueError(
+            f"{root} is a student for {kind}, which distill.load does not read; load the model directory that it was "
+            "exported from, or export it with format='hf'"
+        )
 
 
 def _load_huggingface(directory: str, decode: DecodeConfig | None, rationale_decode: DecodeConfig | None) -> Student:

@@ -126,7 +126,10 @@ def train(
         _check_name("hardware", hardware.removesuffix(".gin"), "hardware")
     if lam is not None and alpha is not None:
         raise ValueError(f"give lam or alpha, not both; got lam={lam} and alpha={alpha}")
-    with remedies.speaking_python(remedies.ARGUMENTS, "settings"):
+    arguments = remedies.ARGUMENTS
+    if not isinstance(model, str):
+        arguments = {**arguments, "VOCAB_SIZE": f"{type(model).__name__}.vocab_size"}
+    with remedies.speaking_python(arguments, "settings"):
         root = epath.Path(expand_home(os.fspath(directory)))
         own_files.check(root)
         bindings: dict[str, Any] = {"MODEL_DIR": os.fspath(root), "DATASET_NAME": "rows", "ANSWER": answer}
@@ -175,7 +178,7 @@ def train(
             for file, data in contents.items():
                 _write(epath.Path(file), data)
             registration = {**run.registration, "label_metrics": [*run.registration.get("label_metrics", ()), *metrics]}
-            run = dataclasses.replace(run, registration=registration, spelling=remedies.ARGUMENTS)
+            run = dataclasses.replace(run, registration=registration, spelling=arguments)
             return run.train(quiet=quiet, **overrides)
 
 
@@ -215,15 +218,20 @@ def _vocabulary(vocabulary: Any, initial: Any, model: str | NetworkConfig) -> di
     if isinstance(model, T5Config):
         raise ValueError(
             "vocabulary is missing: a T5Config names none; give vocabulary='t5', 'mt5', 'bytes' or the path of a "
-            "SentencePiece model"
+            "SentencePiece model" + _in_initial(initial)
         )
     if isinstance(model, T5GemmaConfig):
         raise ValueError(
             "vocabulary is missing: a T5GemmaConfig names none; give the path of Gemma's tokenizer.model, or of a model of "
-            "`distill vocabulary --special=gemma`"
-            + (f"; initial has one, {file}" if (file := vocabulary_of(initial)) else "")
+            "`distill vocabulary --special=gemma`" + _in_initial(initial)
         )
     return {}
+
+
+def _in_initial(initial: Any) -> str:
+    """The end of an error that names the vocabulary of a Hugging Face folder; empty if there is none."""
+    file = vocabulary_of(initial)
+    return f"; initial has one, {file}" if file else ""
 
 
 def _hardware(name: str | None) -> str:

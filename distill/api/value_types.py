@@ -62,7 +62,7 @@ def mismatch(value: Any, hint: Any, setting: Callable[[str], str] = str) -> str 
         return f"expected {shown(hint)}; got {_name(value.type)}"
     if contains_unknown(value):
         return None
-    if problem := _out_of_range(value, options):
+    if problem := out_of_range(value, hint):
         return problem
     fits = True
     if isinstance(value, bool) and not any(option in (bool, object, collections.abc.Hashable) for option in options):
@@ -100,8 +100,9 @@ def _shown_value(value: Any) -> str:
     return f"{quoted(value, 200)} ({type(value).__name__})"
 
 
-def _out_of_range(value: Any, options: Sequence[Any]) -> str | None:
-    """The mistake in a number that no integer of 64 bits, or no float, can hold; None for others."""
+def out_of_range(value: Any, hint: Any) -> str | None:
+    """The mistake in a number that is not finite, or that no integer of 64 bits can hold; None for others."""
+    options = _options(hint)
     if isinstance(value, int) and {int, float} & {*options} and value.bit_length() > 63:
         return f"expected a number of at most 64 bits; got one of {value.bit_length():,} bits"
     if isinstance(value, float) and not math.isfinite(value) and {int, float} & {*options}:

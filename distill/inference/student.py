@@ -240,8 +240,8 @@ def check_vocabulary(vocabulary: texts.Vocabulary, model: NetworkConfig, whose: 
     """
     if vocabulary.vocab_size > model.vocab_size:
         raise ValueError(
-            f"{whose} has {vocabulary.vocab_size} ids, but the model's vocab_size is {model.vocab_size}; set VOCAB_SIZE to "
-            f"{vocabulary.vocab_size} or more"
+            f"{whose} has {vocabulary.vocab_size} ids, but the model's vocab_size is {model.vocab_size}; "
+            f"--gin.VOCAB_SIZE={vocabulary.vocab_size} or more fits"
         )
     if isinstance(model, T5GemmaConfig):
         texts.check_start(vocabulary, model.decoder_start_id, whose)

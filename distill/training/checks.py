@@ -61,7 +61,7 @@ def check(
     xla_options.accepted(loop.compiler_options, device_mesh)
     user_callbacks.check(callbacks)
     tracking.check(trackers)
-    check_tasks(data, validation, model)
+    check_tasks(data, validation, model, initial_checkpoint_path)
     if loss is not None and optimizer is not None:
         # Checks its arguments, and traces no step.
         make_train_step(model, loss, restricted(optimizer, loop.trainable), **loop.step_options())
@@ -89,9 +89,14 @@ def check(
 
 
 def check_tasks(
-    data: DataConfig | TokenBatchesConfig, validation: ValidationConfig | None, model: NetworkConfig
+    data: DataConfig | TokenBatchesConfig,
+    validation: ValidationConfig | None,
+    model: NetworkConfig,
+    initial_checkpoint_path: str | None = None,
 ) -> None:
     """Raises ValueError if the vocabulary exceeds the model's, or training and validation tasks differ in prompts.
+
+    The error of a vocabulary names that of the initial parameters, if they have another one.
 
     A file of token windows has no task, so no validation task can be compared with it: validation is refused.
     """
@@ -107,7 +112,12 @@ def check_tasks(
                 f"{model.vocab_size}; write the file with the model's vocabulary"
             )
         return
-    check_vocabulary(data.mixture_or_task_name, model)
+    try:
+        check_vocabulary(data.mixture_or_task_name, model)
+    except ValueError:
+        if initial_checkpoint_path is not None:
+            check_initial(data, initial_checkpoint_path)
+        raise
     if validation is not None:
         from distill.tasks import registration
 

@@ -124,7 +124,7 @@ def train(
     optimizer = restricted(optimizer, loop.trainable)
     user_callbacks.check(callbacks)
     tracking.check(trackers)
-    checks.check_tasks(data, validation, model)
+    checks.check_tasks(data, validation, model, initial_checkpoint_path)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lost_process.naming_newest(directory / LATEST))
         if lock is None:

@@ -69,6 +69,12 @@ def test_an_argument_of_another_type_is_named_with_an_example(call, message):
         call()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 10**22])
+def test_a_number_that_is_not_finite_or_too_large_is_a_value_error(value):
+    with pytest.raises(ValueError, match=r"^learning_rate must be a (finite number|number of at most 64 bits); got "):
+        distill.train([], model="m", directory="d", learning_rate=value)
+
+
 def test_numbers_of_numpy_are_numbers_and_a_missing_argument_is_pythons_error():
     with pytest.raises(ValueError, match="method must be one of"):
         distill.train([], model="m", directory="d", method="x", steps=np.int64(3), lam=np.float32(1), seed=np.int32(0))

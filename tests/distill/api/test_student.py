@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import re
 
 import jax
 import numpy as np
@@ -11,6 +12,23 @@ import distill
 from tests.distill.api.written import FIELDS, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_exports_that_are_not_loaded_are_named(tmp_path):
+    forms = {
+        "CTranslate2 (format='ct2')": ("config.json", "model.bin", "shared_vocabulary.json"),
+        "T5X (format='t5x')": ("checkpoint_2",),
+    }
+    for form, names in forms.items():
+        folder = tmp_path / form[:3]
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text("{}")
+        wanted = re.escape(
+            f"{folder} is a student for {form}, which distill.load does not read; load the model directory"
+        )
+        with pytest.raises(ValueError, match=wanted):
+            distill.load(folder)
 
 
 def test_an_exported_folder_answers_the_same(trained, tmp_path):

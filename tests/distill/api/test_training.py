@@ -12,12 +12,14 @@ import pytest
 import distill
 from distill.api import training
 from distill.cli import main
+from distill.tools import vocabulary
 from distill.training import train as training_loop
 from distill.training.callbacks import Callback
 from tests.distill.api.written import FIELDS, TINY, arguments, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
+SMALLER = dataclasses.replace(TINY, vocab_size=300)
 SHORT = {"input": "question", "label": "answer"}
 
 
@@ -93,7 +95,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         distill.train(sums(48), validation=sums(12, 24), **given)
     printed = capsys.readouterr().err
     assert "targets (8.3%)" in printed and "is longer than max_answer_length = 2" in printed
-    assert "max_answer_length=3 fits all" in printed and "settings={'VOCAB_SIZE': 384} saves" in printed
+    assert "max_answer_length=3 fits all" in printed and "T5Config.vocab_size=384 saves" in printed
     assert "lengths counts bytes, now 64 for inputs" in printed
     assert "MAX_DECODE_LEN" not in printed and "--gin" not in printed
 
@@ -110,6 +112,12 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"method": "distil"}, "method must be one of .*'distil'; did you mean 'distill'"),
         ({"lam": 1.0, "alpha": 0.5}, "give lam or alpha, not both"),
         ({"vocabulary": None}, "vocabulary is missing: a T5Config names none"),
+        ({"model": SMALLER}, "384 ids, but the model's vocab_size is 300; T5Config.vocab_size=384 or more fits$"),
+        (
+            {"mesh": distill.MeshConfig(data=300)},
+            "; leave out mesh and take that of hardware='cpu', or give a mesh that ",
+        ),
+        ({"rows": ["1?", "2?"]}, "; a text is the path of a file: give rows in memory as dicts$"),
         ({"vocabulary": "/absent/spiece.model"}, "no vocabulary at /absent/spiece.model"),
         ({"hardware": "gpu_16"}, "got 'gpu_16'; did you mean 'gpu_8' or 'gpu_1'"),
         ({"hardware": "gpuu"}, "^hardware must be one of cpu, gpu_1, .*; got 'gpuu'"),
@@ -146,7 +154,7 @@ def test_warnings_and_lines_name_arguments(tmp_path, monkeypatch, capsys):
         ({"validation": [1]}, r"^validation\[0\] must be a dict or a Record; got int$"),
         ({"validation": "absent.jsonl"}, r"absent\.jsonl.*\(rows of split validation\)"),
         ({"settings": {"FORM": "piared"}}, r"^settings\['FORM'\] must be one of .*; did you mean 'paired'"),
-        ({"hardware": "tpu_v5e_16"}, "hardware='cpu' here; mesh sets the axes"),
+        ({"hardware": "tpu_v5e_16"}, "; leave out mesh and take that of hardware='cpu', or give a mesh that fits$"),
         ({"fields": None}, r"no row has the field 'input'; fields maps .* \(the rows have: answer, question, why\)"),
         (
             {"fields": {"input": "question", "label": "anwser"}, "vocabulary": "/absent"},
@@ -176,6 +184,18 @@ def test_other_methods_answer_and_evaluate(tmp_path, method):
     loaded = distill.load(student.export(tmp_path / "hf"))
     [exported] = loaded.answer(["1 and 2?"], rationale=True)
     assert (exported.text, exported.rationale) == (answer.text, answer.rationale)
+
+
+def test_the_vocabulary_of_a_folder_is_named_where_another_or_none_is_given(trained, tmp_path):
+    folder = trained.export(tmp_path / "hf")
+    (folder / "spiece.model").write_bytes(vocabulary.train(["1 and 2? 3 they are because"] * 9, 40))
+    given = {"model": SMALLER, "initial": folder}
+    with pytest.raises(ValueError, match=r"names none; .*; initial has one, .*/hf/spiece\.model$"):
+        distill.train(sums(8), **arguments(tmp_path / "run", vocabulary=None, **given))
+    with pytest.raises(
+        ValueError, match=r"SentencePiece there, bytes here; set vocabulary=.*/hf/spiece\.model, or start"
+    ):
+        distill.train(sums(8), **arguments(tmp_path / "run", **given))
 
 
 def test_the_vocabulary_of_a_model_directory_is_used(trained, tmp_path):
