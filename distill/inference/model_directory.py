@@ -217,13 +217,15 @@ def has_trained(directory: epath.PathLike) -> bool:
 def unfinished(directory: epath.PathLike) -> str | None:
     """A warning if the run in a directory is not complete: its step, and what continues it; None if there is no such run.
 
-    A folder that holds parameters and no run, such as one of ``distill convert``, has no warning.
+    A folder that holds parameters and no run, such as one of ``distill convert`` or ``export``, has no warning.
 
     Args:
       directory: the model directory.
     """
     root = epath.Path(directory)
-    if (root / RESULT).exists() or not any((root / name).exists() for name in (CONFIG, ATTEMPTS)):
+    # An export has a copy of config.gin.
+    has_begun = (root / CONFIG).exists() and any((root / name).exists() for name in (students.FILE, *_STEPS))
+    if (root / RESULT).exists() or not (has_begun or (root / ATTEMPTS).exists()):
         return None
     settings = _object(root / PLAIN_CONFIG)
     steps = next((settings[name] for name in reversed(run_settings.STEPS) if isinstance(settings.get(name), int)), None)

@@ -138,6 +138,9 @@ def test_a_run_that_is_not_complete_has_a_warning(run):
 
 
 def test_parameters_without_a_run_have_no_warning(model_dir, tmp_path):
+    for name in ("config.gin", "config.json", "model.safetensors"):  # of an export
+        (tmp_path / name).write_text("{}")
+    assert model_directory.unfinished(tmp_path) is None
     assert model_directory.unfinished(model_dir) is None and model_directory.unfinished(tmp_path / "absent") is None
 
 
