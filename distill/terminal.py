@@ -36,8 +36,13 @@ def hidden() -> Iterator[None]:
 
 
 def notice(text: str) -> None:
-    """Logs a line that is no warning: commands print it without a level, unless ``--quiet``."""
-    logging.getLogger().warning("%s", text, extra=_NOTICE, stacklevel=2)
+    """Logs a line that is no warning: it is printed without a level, unless ``--quiet``.
+
+    Where the program has its own logging, it is an INFO.
+    """
+    root = logging.getLogger()
+    ours = any(isinstance(handler.formatter, LogFormat) for handler in root.handlers)
+    root.log(logging.WARNING if ours else logging.INFO, "%s", text, extra=_NOTICE, stacklevel=2)
 
 
 class LogFormat(logging.Formatter):
@@ -52,6 +57,37 @@ class LogFormat(logging.Formatter):
 
 
 _NOTICE = {"notice": True}
+
+
+@contextlib.contextmanager
+def shown_log(*, quiet: bool = False) -> Iterator[None]:
+    """Inside, warnings and notices are printed as commands print them, unless the program has configured its logging.
+
+    Args:
+      quiet: print warnings only.
+    """
+    root = logging.getLogger()
+    defaults = [handler for handler in root.handlers if _is_default(handler)]
+    if len(defaults) < len(root.handlers):
+        yield
+        return
+    for one in defaults:
+        root.removeHandler(one)
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormat())
+    handler.addFilter(lambda record: not (quiet and getattr(record, "notice", False)))
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        for one in defaults:
+            root.addHandler(one)
+
+
+def _is_default(handler: logging.Handler) -> bool:
+    """Whether a handler is that of ``logging.basicConfig()``, which absl calls while Orbax is imported."""
+    return type(handler) is logging.StreamHandler and getattr(handler.formatter, "_fmt", None) == logging.BASIC_FORMAT
 
 
 def output() -> Console:

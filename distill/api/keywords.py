@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from distill import terminal
 from distill.api import signatures, value_types
 from distill.api.gin_files import close
 from distill.validation import quoted, suggested
@@ -20,6 +21,8 @@ def checked(
     *further: tuple[str, str], macros: Mapping[str, str] = {}, others: str = "", explains: tuple[str, ...] = ()
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes a function refuse values of wrong types, and keywords that neither it nor the functions it passes them to have.
+
+    Its log is printed as that of commands, see :func:`distill.terminal.shown_log`.
 
     Types are those of the annotations. Collections are left to the function, which gives an example.
 
@@ -63,7 +66,8 @@ def checked(
             with contextlib.suppress(TypeError):  # the call itself says best which argument is missing
                 given = signature.bind(*args, **kwargs).arguments
             check_types(types(), given)
-            return function(*args, **kwargs)
+            with terminal.shown_log(quiet=kwargs.get("quiet") is True):
+                return function(*args, **kwargs)
 
         return wrapped
 

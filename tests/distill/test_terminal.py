@@ -1,5 +1,7 @@
 """Lines on stderr: who prints, which lines ``quiet`` leaves, and lines of long stages."""
 
+import contextlib
+import logging
 import sys
 import time
 
@@ -16,6 +18,37 @@ def test_lines_and_warnings_go_to_stderr(capsys):
     captured = capsys.readouterr()
     assert captured.err == "[bold]one[/bold] 12\nWARNING two\n"
     assert captured.out == ""
+
+
+@contextlib.contextmanager
+def root_without_handlers():
+    """Python's root logger without pytest's handlers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger(), "handlers", [])
+        yield logging.getLogger()
+
+
+def test_the_log_of_a_call_is_that_of_commands_and_a_notice_is_no_warning(capsys):
+    with root_without_handlers() as root:
+        logging.basicConfig(stream=sys.stderr)  # as absl calls it
+        before = list(root.handlers)
+        with terminal.shown_log(), terminal.shown_log():  # a function that calls another
+            logging.warning("one")
+            terminal.notice("two")
+        assert root.handlers == before
+        with terminal.shown_log(quiet=True):
+            terminal.notice("three")
+            logging.warning("four")
+    assert capsys.readouterr().err == "WARNING one\ntwo\nWARNING four\n"
+
+
+def test_a_program_that_has_its_own_logging_keeps_it(capsys):
+    with root_without_handlers():
+        logging.basicConfig(stream=sys.stderr, format="mine: %(message)s")
+        with terminal.shown_log():
+            logging.warning("one")
+            terminal.notice("an INFO, which is not shown")
+    assert capsys.readouterr().err == "mine: one\n"
 
 
 def test_hidden_lines_are_not_shown_and_errors_are(capsys):

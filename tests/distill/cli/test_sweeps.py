@@ -441,6 +441,7 @@ def test_a_remark_that_all_runs_share_is_shown_once():
             shown.append(record.getMessage())
 
     handler = Collect()
+    handler.setFormatter(terminal.LogFormat())
     logging.getLogger().addHandler(handler)
     try:
         with sweeps._each_message_once():

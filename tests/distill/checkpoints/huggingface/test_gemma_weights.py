@@ -81,7 +81,7 @@ def test_to_transformers_and_back(family, folders, tmp_path):
 
 
 def test_tensors_of_images_are_left_out_with_one_line(folders, caplog):
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         huggingface.load_pretrained(folders("t5gemma2"))
     (line,) = [record.getMessage() for record in caplog.records if "images" in record.getMessage()]
     assert "tensors of images are not read: students are text only" in line
@@ -90,7 +90,7 @@ def test_tensors_of_images_are_left_out_with_one_line(folders, caplog):
 def test_a_run_that_starts_from_such_a_folder_has_the_line_once_and_as_no_warning(folders, caplog):
     """A run opens its folder twice."""
     folder = str(folders("t5gemma2"))
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         initial.load(folder, huggingface.read_config(folder), None)
     lines = [terminal.LogFormat().format(record) for record in caplog.records]
     assert len([line for line in lines if "images" in line]) == 1
