@@ -74,6 +74,10 @@ def test_damaged_sources(tmp_path):
     assert "encoder/encoder_norm/scale: checkpoint has none, configuration [8]" in str(error.value)
     with pytest.raises(ValueError, match="to_format must be one of"):
         conversion.convert(hf, tmp_path / "out", "onnx")
+    before = {path: path.read_bytes() for path in hf.iterdir()}
+    with pytest.raises(ValueError, match="hf holds a model already; name another directory"):
+        conversion.convert(hf, hf)
+    assert before == {path: path.read_bytes() for path in hf.iterdir()}
     with pytest.raises(
         ValueError, match="a Hugging Face folder is written to a local path; got 'gs://bucket/out': name"
     ):
