@@ -16,7 +16,7 @@ from absl import logging
 from distill.counting import counted, form
 from distill.data import features
 from distill.data.packing import Layout, Sequences, TokenPair
-from distill.tasks import registration, task_ids
+from distill.tasks import reading, registration, task_ids
 from distill.tasks.feeding import RecordDataSource
 
 SAMPLE = 2000
@@ -195,17 +195,9 @@ def sample(
     """
     rows = task.num_input_examples(split)
     every = -(-rows // SAMPLE) if rows else 1
-    dataset = task.get_dataset(
-        sequence_length=None,
-        split=split,
-        use_cached=use_cached,
-        shuffle=False,
-        seed=0,
-        shard_info=seqio.ShardInfo(0, every) if every > 1 else None,
-        trim_output_features=False,
-    )
+    sample = reading.examples(task, split, limit=SAMPLE, every=every, use_cached=use_cached, only_tokens=True)
     counts, pairs, read = features.Counts(), [], 0
-    for example in features.token_features(dataset.take(SAMPLE)).as_numpy_iterator():
+    for example in sample:
         read += 1
         pairs += features.to_group(example, layout, counts)
     return Sequences.of(pairs), counts, read < SAMPLE if rows is None else rows <= SAMPLE
@@ -279,14 +271,8 @@ class SeqioExamples:
         return self._epochs[key]
 
     def _groups(self, epoch: int, counts: features.Counts) -> Iterator[list[TokenPair]]:
-        dataset = self._task.get_dataset(
-            sequence_length=None,
-            split=self._split,
-            shuffle=False,
-            seed=draw_seed(self._seed, epoch, self._task.name),
-            trim_output_features=False,
-        )
-        for example in features.token_features(dataset).as_numpy_iterator():
+        seed = draw_seed(self._seed, epoch, self._task.name)
+        for example in reading.examples(self._task, self._split, seed=seed, only_tokens=True):
             yield features.to_group(example, self._layout, counts)
 
 

@@ -11,15 +11,7 @@ import tensorflow as tf
 from distill.data.counts import Counts
 from distill.data.packing import Layout, Packer, Sequences, TokenPair
 from distill.data.trimming import EOS_ID
-from distill.tasks import preprocessors, task_ids
-
-
-def token_features(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Selects the per-token features of a task's examples, which :func:`to_group` reads."""
-    names = [name for name in dataset.element_spec if name.startswith(("inputs", "targets", "rationale_"))]
-    names = [name for name in names if dataset.element_spec[name].dtype in (tf.int32, tf.float32)]
-    select = tf.autograph.experimental.do_not_convert(lambda example: {name: example[name] for name in names})
-    return dataset.map(select, num_parallel_calls=tf.data.AUTOTUNE)
+from distill.tasks import preprocessors, reading, task_ids
 
 
 def slots(example: Mapping[str, np.ndarray]) -> list[TokenPair]:
@@ -185,7 +177,7 @@ class TwoTaskFeatureConverter(seqio.FeatureConverter):
     def _convert_features(self, ds: tf.data.Dataset, task_feature_lengths: Mapping[str, int]) -> tf.data.Dataset:
         encoder_length, decoder_length = task_feature_lengths["inputs"], task_feature_lengths["targets"]
         layout = Layout(self.windows if self.pack else 2, encoder_length, decoder_length, packed=self.pack)
-        ds = token_features(ds)
+        ds = reading.token_features(ds)
         if preprocessors.shares_input(ds.element_spec):
             raise ValueError(
                 "a task whose label and rationale share one encoder pass requires `distill train`; "

@@ -22,7 +22,7 @@ from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_
 from distill.inference.evaluation import Evaluation
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
-from distill.tasks import feeding, metrics, registration, task_ids
+from distill.tasks import feeding, metrics, reading, registration, task_ids
 from distill.terminal import Terminal
 from distill.validation import quoted
 
@@ -58,10 +58,8 @@ class Evaluator:
             alone = f"'{task_name}_label' or '{task_name}_rationale'"
             raise ValueError(f"{task_name!r} has two targets per input and cannot be evaluated; take {alone}")
         check_split(self.task, split)
-        dataset = self.task.get_dataset(sequence_length=None, split=split, shuffle=False, trim_output_features=False)
-        if max_examples is not None:
-            dataset = dataset.take(max_examples)
-        self._examples = [example for example in dataset.as_numpy_iterator() if len(example["inputs"])]
+        read = reading.examples(self.task, split, limit=max_examples)
+        self._examples = [example for example in read if len(example["inputs"])]
         if not self._examples:
             raise ValueError(f"task {task_name!r} has no example in split {split!r}")
         self._vocabulary = self.task.output_features["targets"].vocabulary

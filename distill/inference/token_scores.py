@@ -15,10 +15,9 @@ from distill.inference.decoder import Decoder
 from distill.inference.evaluate import Evaluation, Evaluator, check_split
 from distill.model.parameters import Params
 from distill.sharding import partitioning
-from distill.tasks import registration
+from distill.tasks import reading, registration
 
 METRICS = ("accuracy", "loss")
-_SEED = 0  # the spans of evaluation are the same at every step and in every run
 
 
 class TokenEvaluator(Evaluator):
@@ -41,12 +40,8 @@ class TokenEvaluator(Evaluator):
         task = seqio.TaskRegistry.get(task_name)
         check_split(task, split)
         self.task, self.split, self._decoder = task, split, decoder
-        dataset = task.get_dataset(
-            sequence_length=None, split=split, shuffle=False, seed=_SEED, trim_output_features=False
-        )
-        if max_examples is not None:
-            dataset = dataset.take(max_examples)
-        windows = list(dataset.as_numpy_iterator())
+        # The spans that are drawn are the same at every step and in every run.
+        windows = list(reading.examples(task, split, limit=max_examples))
         if not windows:
             spans = registration.spans_of(task)
             assert spans is not None

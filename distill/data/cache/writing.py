@@ -17,6 +17,7 @@ from tensorflow_datasets.core import example_serializer
 
 from distill.data import features
 from distill.data.cache import manifest
+from distill.tasks import reading
 
 FORMATS = ("array_record", "tfrecord")
 _WRITER = "group_size:1,snappy"  # groups of one, for random access; snappy decompresses single records fast
@@ -45,9 +46,8 @@ def records_of(task: seqio.Task, split: str) -> Iterator[tuple[bytes, Int32[np.n
     Yields:
       The serialised ``tf.train.Example`` of one example, and its row of the index (:data:`manifest.INDEX_COLUMNS`).
     """
-    dataset = task.get_dataset(sequence_length=None, split=split, shuffle=False, seed=0, trim_output_features=False)
     described: tfds.features.FeaturesDict | None = None
-    for example in features.token_features(dataset).as_numpy_iterator():
+    for example in reading.examples(task, split, only_tokens=True):
         pairs = features.slots(example)
         ids = [int(pair.task_ids[-1]) if len(pair.targets) else 0 for pair in pairs]
         if not any(ids):
