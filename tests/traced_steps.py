@@ -28,7 +28,7 @@ def kept(make: Make) -> Make:
     steps: collections.OrderedDict[Any, Callable[..., Any]] = collections.OrderedDict()
 
     def made_once(*settings: Any, **options: Any) -> Callable[..., Any]:
-        place = _identity((settings, options, nn.get_logical_axis_rules()))
+        place = identity((settings, options, nn.get_logical_axis_rules()))
         try:
             present = place in steps
         except TypeError:
@@ -43,17 +43,17 @@ def kept(make: Make) -> Make:
     return made_once
 
 
-def _identity(value: Any) -> Any:
+def identity(value: Any) -> Any:
     """What makes a setting what it is: of a function, which optimizers consist of, its code and all that it refers to."""
     if isinstance(value, types.FunctionType):
-        cells = tuple(_identity(cell.cell_contents) for cell in value.__closure__ or ())
-        return value.__code__, id(value.__globals__), cells, _identity((value.__defaults__, value.__kwdefaults__))
+        cells = tuple(identity(cell.cell_contents) for cell in value.__closure__ or ())
+        return value.__code__, id(value.__globals__), cells, identity((value.__defaults__, value.__kwdefaults__))
     if isinstance(value, functools.partial):
-        return functools.partial, _identity((value.func, value.args, value.keywords))
+        return functools.partial, identity((value.func, value.args, value.keywords))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return type(value), tuple(_identity(getattr(value, field.name)) for field in dataclasses.fields(value))
+        return type(value), tuple(identity(getattr(value, field.name)) for field in dataclasses.fields(value))
     if isinstance(value, dict):
-        return dict, tuple((name, _identity(one)) for name, one in sorted(value.items()))
+        return dict, tuple((name, identity(one)) for name, one in sorted(value.items()))
     if isinstance(value, (list, tuple)):
-        return type(value), tuple(map(_identity, value))
+        return type(value), tuple(map(identity, value))
     return type(value), value

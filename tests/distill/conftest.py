@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import sentencepiece
 
+import made_once
 import traced_steps
 from distill.checkpoints import conversion
 from distill.checkpoints.manager import CheckpointConfig
@@ -15,8 +16,8 @@ from distill.inference.student import Student
 from distill.model.network import T5Config
 from distill.model.parameters import init_params
 from distill.sharding import partitioning
-from distill.tasks import jsonl, registration, vocabularies
-from distill.training import optimizers, train
+from distill.tasks import jsonl, reading, registration, vocabularies
+from distill.training import curves, optimizers, train
 from distill.training.losses import TwoTaskLoss
 from distill.training.train import DataConfig, LoopConfig, ValidationConfig
 from tests_support import QUESTIONS, write_rows
@@ -34,6 +35,8 @@ TINY = T5Config(
 ANSWERING = T5Config(384, 16, 2, 8, 32, 1, 1)
 
 train.make_train_step = traced_steps.kept(train.make_train_step)
+reading.examples = made_once.examples(reading.examples)
+curves._figure = made_once.pictures(curves._figure)
 
 
 def register_sums(folder):
