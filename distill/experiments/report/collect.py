@@ -83,6 +83,16 @@ class Run:
         known = all(isinstance(rate, int | float) and not isinstance(rate, bool) for rate in (labels, rationales))
         return (float(labels), float(rationales)) if known and own.get("FORM") == "mixed" else None
 
+    @property
+    def weight(self) -> float:
+        """``LAMBDA``, 1 where the configuration has neither ``LAMBDA`` nor ``ALPHA``; nan for a schedule."""
+        value, alpha = (self.record["configuration"].get(name) for name in ("LAMBDA", "ALPHA"))
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if value is not None:
+            return math.nan
+        return 1.0 if alpha is None else (1 - float(alpha)) / float(alpha) if 0 < float(alpha) < 1 else math.nan
+
     def fingerprint(self, split: str) -> str | None:
         """The fingerprint of the rows of a split; None if the run did not read it."""
         entry = self.record["data"].get(split)

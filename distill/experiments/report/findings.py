@@ -229,7 +229,7 @@ def knob_text(optimum: Optimum) -> str:
 def shared_weight(line: quantities.Line, knob: str) -> str:
     """What the settings of a line share of rates and ``LAMBDA``, apart from the one that sets λ: ``LAMBDA 1``, or empty."""
     if knob == RATE:
-        values = {number(next_runs.lambda_of(cell)) for cell in line.cells}
+        values = {number(quantities.lambda_of(cell)) for cell in line.cells}
         return f"LAMBDA {values.pop()}" if len(values) == 1 else ""
     rates = {quantities.rate(cell) for cell in line.cells}
     known = len(rates) == 1 and math.isfinite(max(rates))

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from distill.experiments.report import quantities
 from distill.experiments.report.parabola import Fit
 from distill.experiments.report.quantities import Line
-from distill.experiments.report.settings import RATE, Cell
+from distill.experiments.report.settings import RATE
 from distill.experiments.sweep.levels import FEW_SEEDS
 
 NEXT_RUNS = 5
@@ -121,23 +121,13 @@ def ratio_text(ratio: float) -> str:
     return f"{ratio:.2g}:1" if ratio >= 1 else f"1:{1 / ratio:.2g}"
 
 
-def lambda_of(cell: Cell) -> float:
-    """``LAMBDA`` of a setting, 1 where the configuration has neither ``LAMBDA`` nor ``ALPHA``; nan for a schedule."""
-    value, alpha = cell.macro("LAMBDA"), cell.macro("ALPHA")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if value is not None:
-        return math.nan
-    return 1.0 if alpha is None else (1 - float(alpha)) / float(alpha) if 0 < float(alpha) < 1 else math.nan
-
-
 def knob(line: Line) -> Knob | None:
     """The setting that determines the effective λ along a line; None if it is neither the rates nor ``LAMBDA``.
 
     Rates determine it with the normaliser ``all_tokens`` only. ``LAMBDA`` does so with every normaliser: the effective λ is
     proportional to it. Returns the setting that varies together with λ along the line, else ``LAMBDA``.
     """
-    rates, lambdas = [quantities.rate(cell) for cell in line.cells], [lambda_of(cell) for cell in line.cells]
+    rates, lambdas = [quantities.rate(cell) for cell in line.cells], [quantities.lambda_of(cell) for cell in line.cells]
     tried = {"LAMBDA": lambdas}
     if all(cell.macro("NORMALIZER") == "all_tokens" for cell in line.cells):
         tried = {RATE: rates, "LAMBDA": lambdas}

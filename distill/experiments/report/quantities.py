@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from distill.experiments.report import statistics
+from distill.experiments.report import settings, statistics
 from distill.experiments.report.settings import ABSENT, RATE, Cell, Part
 from distill.experiments.sweep.levels import number_of
 
@@ -27,12 +27,14 @@ class Quantity:
     work: bool = False
 
 
-def _macro(name: str) -> Callable[[Cell], float]:
-    def of(cell: Cell) -> float:
-        value = cell.macro(name)
-        return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else math.nan
+def lambda_of(cell: Cell) -> float:
+    """``LAMBDA`` of a setting, see :attr:`~distill.experiments.report.collect.Run.weight`."""
+    return cell.runs[0].weight
 
-    return of
+
+def _lambda(cell: Cell) -> float:
+    """``LAMBDA`` of a setting, nan where it weighs nothing: without a rationale task."""
+    return math.nan if cell.training("lambda") == 0 else lambda_of(cell)
 
 
 def rate(cell: Cell) -> float:
@@ -77,7 +79,7 @@ def time(cell: Cell, name: str, unit: float = 1.0) -> statistics.Interval:
 QUANTITIES = (
     Quantity("data", "training rows", "Accuracy against the amount of data", train_rows),
     Quantity("size", "parameters", "Accuracy against the student's size", lambda cell: cell.training("parameters")),
-    Quantity("lambda", "λ", "Accuracy against λ", _macro("LAMBDA")),
+    Quantity("lambda", "λ", "Accuracy against λ", _lambda),
     Quantity("effective", "effective λ", "Accuracy against the effective λ", lambda cell: cell.training("lambda")),
     Quantity("rate", "labels per rationale in the mixture", "Accuracy against the mixture rate", rate),
     Quantity("flops", "FLOPs of a run", "Accuracy against FLOPs", lambda cell: cell.training("flops"), True),
@@ -161,10 +163,16 @@ def lines(part: Part, of: Quantity) -> list[Line]:
     for cell in cells:
         key = tuple(cell.values[axis] for axis in others) if along else ()
         groups.setdefault(key, []).append(cell)
+    points = [cell.values for cell in cells]
+    optional = {axis for axis in others if settings.optional(points, axis)}
     out = []
     for key, found in groups.items():
         found.sort(key=of.of)
-        named = [_level_name(axis, level) for axis, level in zip(others, key) if level != ABSENT]
+        named = []
+        for axis, level in zip(others, key):
+            shown = {settings.unset_level(cell.runs[0], axis) for cell in found} if axis in optional else {level}
+            known = shown.pop() if level == ABSENT and len(shown) == 1 else level
+            named += [_level_name(axis, known)] if known != ABSENT else []
         name = ", ".join(named) or "all settings"
         out.append(Line(name, tuple(found), tuple(of.of(cell) for cell in found), along is not None))
     return out

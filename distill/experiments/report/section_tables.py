@@ -9,7 +9,7 @@ from distill.experiments.report import (
     comparisons,
     findings,
     history,
-    next_runs,
+    quantities,
     settings,
     statistics,
 )
@@ -184,7 +184,7 @@ def _seen(cell: settings.Cell) -> str:
 
 
 def _lambda(cell: settings.Cell) -> str:
-    return number(next_runs.lambda_of(cell))
+    return number(quantities.lambda_of(cell))
 
 
 def cost_blocks(analysis: Analysis) -> list[Block]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -262,7 +263,9 @@ def _part(fingerprint: str, runs: Sequence[Run], crossed: bool, before: tuple[Ru
     vary = {axis: tuple(sorted(levels, key=_level_order(levels))) for axis, levels in axes.items() if len(levels) > 1}
     cells = []
     for key, found in grouped.items():
-        label = ", ".join(_named(axis, level) for axis, level in key if axis in vary and level != ABSENT) or "all runs"
+        label = (
+            ", ".join(level_name(axis, level) for axis, level in key if axis in vary and level != ABSENT) or "all runs"
+        )
         ordered = tuple(sorted(found, key=lambda run: (len(run.seed), run.seed, run.name)))
         cells.append(Cell(dict(key), ordered, label))
     cells.sort(key=lambda cell: [vary[axis].index(cell.values[axis]) for axis in vary if axis in cell.values])
@@ -316,10 +319,27 @@ def plain(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)
 
 
-def _named(axis: str, level: str) -> str:
+def level_name(axis: str, level: str) -> str:
     """``standard`` for a method, ``LAMBDA 0.5`` for a level that its axis has to explain."""
     explained = number_of(level) is not None or level in ("true", "false") or axis == TRAIN_DATA
     return f"{axis} {level}" if explained and axis not in METHODS else level
+
+
+def optional(points: Sequence[Mapping[str, str]], axis: str) -> bool:
+    """Whether points with and without a level of an axis are otherwise alike, as where ``more`` adds an axis to a sweep."""
+
+    def others(point: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+        return frozenset((name, level) for name, level in point.items() if name != axis and level != ABSENT)
+
+    without = {others(point) for point in points if point.get(axis, ABSENT) == ABSENT}
+    return any(point.get(axis, ABSENT) != ABSENT and others(point) in without for point in points)
+
+
+def unset_level(run: Run, axis: str) -> str:
+    """What a run has on an axis that its point does not set: the macro of this name; ``ABSENT`` if nothing says it."""
+    value = run.weight if axis == "LAMBDA" else run.configuration.get(axis)
+    known = value is not None and not (isinstance(value, float) and math.isnan(value))
+    return (f"{value:g}" if isinstance(value, float) else plain(value)) if known else ABSENT
 
 
 def _level_order(levels: Mapping[str, None]) -> Any:

@@ -62,13 +62,13 @@ def test_lambda_is_named_where_rates_do_not_set_it(lines):
 def test_no_knob_where_a_schedule_sets_lambda(lines):
     cells = lines["task_tokens"].cells
     for cell in cells:
-        assert next_runs.lambda_of(cell) == 1.0
+        assert quantities.lambda_of(cell) == 1.0
     run = dataclasses.replace(cells[0].runs[0], record={"configuration": {"LAMBDA": "@schedules.cosine_lambda()"}})
     scheduled = dataclasses.replace(cells[0], runs=(run,))
-    assert math.isnan(next_runs.lambda_of(scheduled))
+    assert math.isnan(quantities.lambda_of(scheduled))
     assert next_runs.knob(Line("x", (scheduled,), (1.0,))) is None
     alpha = dataclasses.replace(cells[0].runs[0], record={"configuration": {"ALPHA": 0.2}})
-    assert next_runs.lambda_of(dataclasses.replace(cells[0], runs=(alpha,))) == pytest.approx(4.0)
+    assert quantities.lambda_of(dataclasses.replace(cells[0], runs=(alpha,))) == pytest.approx(4.0)
 
 
 def test_exploring_widens_and_fills(lines):

@@ -1,5 +1,8 @@
 """What varies is drawn, and the axis that moves it runs along the lines."""
 
+import dataclasses
+import math
+
 from distill.experiments.report import quantities
 from tests.distill.experiments.report import synthetic
 from tests.distill.experiments.report.conftest import analysed
@@ -67,3 +70,24 @@ def test_lines_of_rates_name_the_axis(tmp_path):
     found = names(analysed(tmp_path)[1])
     assert sorted(found["effective"]) == ["rates 1:1", "rates 4:1"]
     assert sorted(found["rate"]) == ["LAMBDA 0.5", "LAMBDA 2.0"]
+
+
+def test_a_setting_without_a_level_of_an_added_axis_is_drawn_at_its_lambda(tmp_path):
+    """Rates, and values of LAMBDA that ``more`` added at one of them; without rationales λ weighs nothing."""
+    points = [("1:1", None), ("4:1", None), ("4:1", 0.5), ("4:1", 2.0)]
+    for rates, lam in points:
+        axes = {"rates": rates} if lam is None else {"rates": rates, "LAMBDA": lam}
+        synthetic.write_run(
+            tmp_path / synthetic.name(**axes), [True, rates == "1:1", lam is None], training={"lambda": lam or 1.0},
+            configuration={"FORM": "mixed", "LABEL_RATE": int(rates[0]), "RATIONALE_RATE": 1, "LAMBDA": lam},
+        )  # fmt: skip
+    synthetic.write_sweep(tmp_path, [path.name for path in tmp_path.iterdir()])
+    part = analysed(tmp_path)[1].part
+    values = {line.name: line.values for line in quantities.lines(part, quantities.quantity("lambda"))}
+    assert values == {"rates 1:1": (1.0,), "rates 4:1": (0.5, 1.0, 2.0)}
+    assert sorted(names(analysed(tmp_path)[1])["rate"]) == ["LAMBDA 0.5", "LAMBDA 1", "LAMBDA 2.0"]
+    (cell, *_) = part.cells
+    run = cell.runs[0]
+    label = {**run.record, "training": {"lambda": 0.0}}
+    alone = dataclasses.replace(cell, runs=(dataclasses.replace(run, record=label),))
+    assert math.isnan(quantities.quantity("lambda").of(alone))

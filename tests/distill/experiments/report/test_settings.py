@@ -156,3 +156,9 @@ def test_axes_that_do_not_apply_are_not_named(tmp_path):
     }  # fmt: skip
     lines = quantities.lines(part, quantities.quantity("effective"))
     assert {line.name: len(line.cells) for line in lines} == {"mixed": 2, "paired": 2}
+
+
+def test_an_axis_is_optional_where_points_with_and_without_it_are_otherwise_alike():
+    added = [{"r": "1:1"}, {"r": "4:1", "LAMBDA": settings.ABSENT}, {"r": "4:1", "LAMBDA": "2"}]
+    assert settings.optional(added, "LAMBDA") and not settings.optional(added, "r")
+    assert not settings.optional([{"form": "mixed", "r": "1:1"}, {"form": "paired", "LAMBDA": "2"}], "LAMBDA")
