@@ -21,7 +21,7 @@ from distill.experiments.report.blocks import Chart, Point, Series
 from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED, Run, Sweep, files, outcomes
 from distill.experiments.sweep import failures as sweep_failures
-from distill.experiments.sweep.levels import RATES
+from distill.experiments.sweep.levels import RATES, number_of
 from distill.training import record, reporting
 from distill.training.curves import COLOURS
 
@@ -39,12 +39,14 @@ class Cell:
       scores: the metric, per seed.
       steps: updates, per seed.
       seconds: training seconds, per seed.
+      unset: axis → level that its runs have on an axis which its point does not set and points that are otherwise alike do.
     """
 
     values: dict[str, str]
     scores: tuple[float, ...]
     steps: tuple[int, ...]
     seconds: tuple[float, ...]
+    unset: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -73,8 +75,12 @@ def cells(sweep: Sweep) -> list[Cell]:
     done = [run for run in sweep.runs() if run.done]
     for run, key in zip(done, _keys(done)):
         gathered.setdefault(key, []).append((run, reporting.read_result(epath.Path(run.directory))))
+    optional = [axis for axis in sweep.all_axes() if settings.optional([dict(key) for key in gathered], axis)]
     out = []
     for key, results in gathered.items():
+        read = _with_record(results[0][0])
+        missing = [axis for axis in optional if axis not in dict(key)]
+        unset = {} if read is None else {axis: settings.unset_level(read, axis) for axis in missing}
         for run, result in results:
             if sweep.metric not in result["test"]:
                 raise ValueError(files.no_metric(run.directory, sweep.metric, result["test"]))
@@ -84,6 +90,7 @@ def cells(sweep: Sweep) -> list[Cell]:
                 tuple(result["test"][sweep.metric] for _, result in results),
                 tuple(result["step"] for _, result in results),
                 tuple(result["seconds"] for _, result in results),
+                {axis: level for axis, level in unset.items() if level != settings.ABSENT},
             )
         )
     return out
@@ -251,6 +258,19 @@ def _point(x: float, cell: Cell) -> Point:
     return Point(x, cell.mean, low, high, cell.scores)
 
 
+def _name(cell: Cell, along: str = "") -> str:
+    """The levels of a setting, with their axes where they are numbers, without that of the horizontal axis."""
+    levels = {axis: level for axis, level in {**cell.values, **cell.unset}.items() if axis != along}
+    return ", ".join(settings.level_name(axis, level) for axis, level in levels.items())
+
+
+def _place(cell: Cell, axis: str, numbers: Mapping[str, float]) -> float | None:
+    """The position of a setting on the horizontal axis; None where this does not apply to it."""
+    if axis in cell.values:
+        return numbers[cell.values[axis]]
+    return number_of(cell.unset[axis]) if axis in cell.unset else None
+
+
 def _quantity(sweep: Sweep, axis: str) -> str:
     """What an axis of numbers shows, as the report names it: rates of a mixture, λ; else the name of the axis."""
     macros = {text.partition(" = ")[0] for level in sweep.axes[axis] for text in level.bindings}
@@ -277,7 +297,7 @@ def plot(
     below = [f"not shown: {counted(failed, 'failed run')}"] if failed else []
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     if x is None or numbers is None:
-        names = [" ".join(cell.values.values()) or "all" for cell in found]
+        names = [_name(cell) or "all" for cell in found]
         known = [
             cell.interval if cell.interval.known else statistics.Interval(0, cell.mean, cell.mean) for cell in found
         ]
@@ -292,9 +312,10 @@ def plot(
         lines: dict[str, list[tuple[float, Cell]]] = {}
         series: list[Series] = []
         for cell in found:
-            others = ", ".join(value for axis, value in cell.values.items() if axis != x) or sweep.metric
-            if x in cell.values:
-                lines.setdefault(others, []).append((numbers[cell.values[x]], cell))
+            others = _name(cell, x) or sweep.metric
+            at = _place(cell, x, numbers)
+            if at is not None:
+                lines.setdefault(others, []).append((at, cell))
             else:
                 axes.axhline(cell.mean, color="#777777", linestyle="--", linewidth=1.2, label=others)
         for number, (name, points) in enumerate(lines.items()):
@@ -311,7 +332,7 @@ def plot(
             axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        levels = tuple((", ".join(cell.values.values()), cell.mean) for cell in found if x not in cell.values)
+        levels = tuple((_name(cell), cell.mean) for cell in found if _place(cell, x, numbers) is None)
         chart = Chart(title, x, sweep.metric, tuple(series), log, levels)
         axes.set_ylim(*scales.vertical(chart))
         if series:

@@ -239,3 +239,43 @@ def test_an_axis_that_some_settings_do_not_have(tmp_path, capsys):
     assert [row[:2] for row in rows[1:]] == [["all_tokens", "4:1"], ["all_tokens", "1:2"], ["task_tokens", ""]]
     assert "15.000" in capsys.readouterr().out
     assert (tmp_path / "results.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def added_lambda(tmp_path, x):
+    """A sweep over rates with values of LAMBDA that ``more`` added at one of them, drawn along ``x``."""
+    ratios = (Level("1:1", number=1.0), Level("4:1", number=4.0))
+    sweep = Sweep(tmp_path, {"rates": ratios, "LAMBDA": levels("0.5", "2")}, x=x)
+    points = [{"rates": "1:1"}, {"rates": "4:1"}, {"rates": "4:1", "LAMBDA": "0.5"}, {"rates": "4:1", "LAMBDA": "2"}]
+    numbers = {"1:1": 1.0, "4:1": 4.0, "0.5": 0.5, "2": 2.0}
+    planned = []
+    for number, (run, point) in enumerate(zip(sweep.runs(), points)):
+        own = {"FORM": "mixed", "LABEL_RATE": int(point["rates"][0]), "RATIONALE_RATE": 1, "LAMBDA": None}
+        lam = float(point.get("LAMBDA", 1))
+        own |= {"LAMBDA": lam} if "LAMBDA" in point else {}
+        synthetic.write_run(tmp_path / f"run{number}", [True] * 5, configuration=own, training={"lambda": lam})
+        of_point = {axis: numbers[level] for axis, level in point.items()}
+        planned.append(
+            dataclasses.replace(
+                run, name=f"run{number}", directory=tmp_path / f"run{number}", values=point, numbers=of_point
+            )
+        )
+    return dataclasses.replace(sweep, planned=tuple(planned))
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [
+        ("rates", {"LAMBDA 1": [1.0, 4.0], "LAMBDA 0.5": [4.0], "LAMBDA 2": [4.0]}),
+        ("LAMBDA", {"rates 1:1": [1.0], "rates 4:1": [0.5, 1.0, 2.0]}),
+    ],
+)
+def test_lines_of_the_plot_name_their_axis_and_what_a_point_leaves_unset(tmp_path, monkeypatch, x, expected):
+    drawn = {}
+    monkeypatch.setattr(
+        figure,
+        "intervals",
+        lambda axes, chart, series, colour: drawn.update({series.name: [p.x for p in series.points]}),
+    )
+    sweep = added_lambda(tmp_path, x)
+    report.plot(sweep, report.cells(sweep), tmp_path / "out.png")
+    assert drawn == expected
