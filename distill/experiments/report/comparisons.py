@@ -104,11 +104,14 @@ def _best(cells: Sequence[Cell]) -> Cell:
 
 
 def on_validation(cell: Cell) -> float:
-    """The mean of the metric that selects, on validation; negative if its lowest value is the best: larger is better."""
+    """The mean of the metric that selects, on validation; negative if its lowest value is the best: larger is better.
+
+    It is rounded, so that the same scores in another order of seeds have the same mean.
+    """
     selection = cell.runs[0].record["selection"]
     scores = [score for score in cell.scores(str(selection["metric"]), "validation") if math.isfinite(score)]
     sign = 1.0 if selection.get("higher_is_better", True) else -1.0
-    return sign * float(np.mean(scores)) if scores else -math.inf
+    return sign * round(float(np.mean(scores)), statistics.DIGITS) if scores else -math.inf
 
 
 def reference(evidence: Evidence) -> Cell | None:

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 
-import numpy as np
-
 from distill.counting import counted
 from distill.experiments.report import comparisons, next_runs, quantities, settings, statistics
 from distill.experiments.report.analysis import Analysis
@@ -77,9 +75,7 @@ def _selected(analysis: Analysis) -> str:
     number_of = f"mean of {len(cell.runs)} seeds" if len(cell.runs) > 1 else "one seed"
     if len(analysis.part.cells) == 1:
         return f"All runs share one setting; its test {evidence.metric} is {spread(analysis, interval)}, {number_of}."
-    metric = str(cell.runs[0].record["selection"]["metric"])
-    means = [float(np.mean(each.scores(metric, "validation"))) for each in analysis.part.cells]
-    ties = sum(mean == float(np.mean(cell.scores(metric, "validation"))) for mean in means)
+    ties = sum(comparisons.on_validation(each) == comparisons.on_validation(cell) for each in analysis.part.cells)
     tie = f" (validation scores it like {ties - 1} other setting{'s' if ties > 2 else ''})" if ties > 1 else ""
     return (
         f"Of {len(analysis.part.cells)} settings, validation selected {one_line(cell.label)}{tie}: test {evidence.metric} "

@@ -94,7 +94,8 @@ def optima(evidence: Evidence, *, draws: int = statistics.DRAWS, seed: int = 0) 
         if next_runs.distinct(line.values) >= 3:
             highest = evidence.scale if evidence.scale == 100 else math.inf
             scores, to_do = validation_scores(evidence, line), evidence.part.to_do
-            found = estimate(line, scores, draws=draws, seed=seed, highest=highest, to_do=to_do)
+            order = evidence.part.cells
+            found = estimate(line, scores, draws=draws, seed=seed, highest=highest, to_do=to_do, order=order)
             out += [found] if found is not None else []
     return out
 
@@ -116,16 +117,16 @@ def unfitted(evidence: Evidence) -> list[Unfitted]:
             )
             out.append(Unfitted(line, reason, None))
         elif values < 3:
-            best = _best_value(line, scores)
+            at = _best(line, scores, evidence.part.cells)
             proposal = None
             if studied and all(math.isfinite(score) for each in scores for score in each):
                 gap = max(line.values) / min(line.values)
                 proposal = next_runs.explore(
-                    line, best, next_sweep.seeds_of(line), below=True, above=True, between=gap > next_runs.APART**4,
+                    line, line.values[at], next_sweep.seeds_of(line), below=True, above=True,
+                    between=gap > next_runs.APART**4,
                     reason=f"a maximum needs at least three different λ, better five, and there {_are(values)}",
                 )  # fmt: skip
-            top = line.cells[line.values.index(best)]
-            proposal = proposal and next_sweep.with_recipe(proposal, line, top, evidence.part.to_do)
+            proposal = proposal and next_sweep.with_recipe(proposal, line, line.cells[at], evidence.part.to_do)
             out.append(Unfitted(line, _values_text(line), proposal))
     return out
 
@@ -165,8 +166,11 @@ def validation_scores(evidence: Evidence, line: Line) -> list[list[float]]:
     return [[evidence.scale * score for score in cell.scores(metric, "validation")] for cell in line.cells]
 
 
-def _best_value(line: Line, scores: Sequence[Sequence[float]]) -> float:
-    return line.values[int(np.argmax([float(np.mean(each)) for each in scores]))]
+def _best(line: Line, scores: Sequence[Sequence[float]], order: Sequence[Cell]) -> int:
+    """The place in a line of its best setting; of equals, the first in the order of the report, as validation selects."""
+    means = [round(float(np.mean(each)), statistics.DIGITS) for each in scores]
+    equal = [place for place, mean in enumerate(means) if mean == max(means)]
+    return min(equal, key=lambda place: order.index(line.cells[place]), default=0)
 
 
 def estimate(
@@ -177,6 +181,7 @@ def estimate(
     seed: int,
     highest: float = math.inf,
     to_do: Sequence[Unfinished] = (),
+    order: Sequence[Cell] = (),
 ) -> Optimum | None:
     """The best effective λ of a line; None if scores are not finite, no setting has two seeds, or no seed differs.
 
@@ -186,6 +191,7 @@ def estimate(
       draws, seed: of the bootstrap.
       highest: the best possible score, if the worst is 0; infinity if scores have no bounds.
       to_do: runs of the sweeps that are still to do, which the proposal lacks.
+      order: the settings in the order of the report, which decides between equal scores; that of the line if empty.
     """
     numbers = [len(each) for each in scores]
     if not all(math.isfinite(score) for each in scores for score in each) or max(numbers) < 2:
@@ -210,10 +216,11 @@ def estimate(
         interval = statistics.percentile_interval(float(np.exp(best)), np.exp(places))
     gain = _gain(curve, best, coefficients, places, highest) if curve.low <= 0 <= curve.high and bounded else None
     weak = weaknesses(line.values, means, variances, curve, interval, float(np.mean(coefficients[:, 2] >= 0)))
-    top = line.cells[int(means.argmax())]
+    at = _best(line, scores, order or line.cells)
+    top = line.cells[at]
     proposal = (
         next_runs.explore(
-            line, _best_value(line, scores), next_sweep.seeds_of(line), below=weak.below, above=weak.above,
+            line, line.values[at], next_sweep.seeds_of(line), below=weak.below, above=weak.above,
             between=bool(weak.few or weak.misfit) or not (weak.below or weak.above),
             reason=reason(weak, curve),
         )

@@ -15,6 +15,7 @@ from scipy import stats
 ALPHA = 0.05
 POWER = 0.8
 DRAWS = 2000
+DIGITS = 9  # decimals of a mean score from which two count as equal
 _ROUNDING = 1e-9  # a standard error below this share of its mean is an error of rounding
 
 

@@ -147,3 +147,26 @@ def test_added_lambdas_of_one_normaliser_are_a_line_beside_the_rates_of_the_othe
     assert set(names) == {"all_tokens", "task_tokens, rates 2:1"} and not analysis.unfitted
     assert names["task_tokens, rates 2:1"].knob.name == "LAMBDA"
     assert names["task_tokens, rates 2:1"].proposal.recipe.keep == {"NORMALIZER": "task_tokens", "rates": "2:1"}
+
+
+def test_of_equal_settings_the_first_in_the_order_of_the_report_is_the_best_as_in_the_selection(tmp_path):
+    """One rule for the bold setting and for the one that next runs extend, whatever the order of seeds."""
+    scores = [0.1, 0.2, 0.3], [0.2, 0.0, 0.1], [0.3, 0.2, 0.1]
+    assert np.mean(scores[0]) != np.mean(scores[2]), "the same scores"
+    for rates, lam, each in zip(("1:4", "1:1", "4:1"), (1.0, 0.995, 0.79), scores):
+        labels, rationales = map(int, rates.split(":"))
+        for seed, score in enumerate(each):
+            synthetic.write_run(
+                tmp_path / synthetic.name(rates=rates, RANDOM_SEED=seed), [True, False], validation=score,
+                training={"lambda": lam},
+                configuration={"FORM": "mixed", "LABEL_RATE": labels, "RATIONALE_RATE": rationales, "RANDOM_SEED": seed},
+            )  # fmt: skip
+    names = [synthetic.name(rates=rates, RANDOM_SEED=seed) for rates in ("1:4", "1:1", "4:1") for seed in range(3)]
+    synthetic.write_sweep(tmp_path, names)
+    found = analysed(tmp_path)[1]
+    assert "(validation scores it like 1 other setting)" in findings.sentences(found)[0]
+    (each,) = found.unfitted
+    assert found.selected.values["rates"] == each.proposal.recipe.keep["rates"] == "1:4"
+    (line,) = optimum.effective_lines(found.evidence)
+    three = optimum.validation_scores(found.evidence, line)
+    assert line.cells[optimum._best(line, three, found.part.cells)] is found.selected
