@@ -61,7 +61,8 @@ class Table:
 class Point:
     """A point of a chart: its mean, the interval (equal to the mean without one), and the single runs.
 
-    ``left`` and ``right`` are the interval of ``x``; nan without one.
+    ``bare``: it should have an interval, which its seeds do not give. ``left`` and ``right`` are the interval of ``x``; nan
+    without one.
     """
 
     x: float
@@ -72,6 +73,7 @@ class Point:
     name: str = ""
     left: float = math.nan
     right: float = math.nan
+    bare: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

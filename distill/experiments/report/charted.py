@@ -20,7 +20,7 @@ def point(
     interval = analysis.evidence.cell_interval(cell)
     low, high = ends(analysis, interval)
     runs = tuple(analysis.evidence.run_score(run) for run in cell.runs) if len(cell.runs) > 1 else ()
-    return Point(x, interval.value, low, high, runs, cell.label, x_interval.low, x_interval.high)
+    return Point(x, interval.value, low, high, runs, cell.label, x_interval.low, x_interval.high, low == high)
 
 
 def ends(analysis: Analysis, interval: statistics.Interval) -> tuple[float, float]:

@@ -151,7 +151,7 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
     if series.line and len(series.points) > 1:
         path = "M" + "L".join(f"{x(p.x) + shift:.1f} {y(p.y):.1f}" for p in series.points)
         parts.append(f'<path class="line c{colour}" d="{path}"/>')
-    few = len(series.points) <= 30
+    few = len(series.points) <= scales.MOST_MARKS
     for point in series.points:
         at = x(point.x) + shift
         if point.high > point.low:
@@ -175,9 +175,9 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
             f'<circle class="run c{colour}" cx="{at + 6:.1f}" cy="{clip(run):.1f}" r="1.8"/>' for run in point.runs
         ]
         if few:
-            shape = _SHAPES[series.colour % len(_SHAPES)]
+            shape, mark = _SHAPES[series.colour % len(_SHAPES)], "bare" if point.bare else "fill"
             parts.append(
-                f'<path class="fill c{colour}" transform="translate({at:.1f} {y(point.y):.1f})" d="{shape}">'
+                f'<path class="{mark} c{colour}" transform="translate({at:.1f} {y(point.y):.1f})" d="{shape}">'
                 f"<title>{_escape(_tooltip(series, point))}</title></path>"
             )
     return parts
@@ -185,4 +185,5 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
 
 def _tooltip(series: Series, point: Point) -> str:
     interval = f" ({number(point.low)} – {number(point.high)})" if point.high > point.low else ""
+    interval = " (too few or equal seeds for an interval)" if point.bare else interval
     return f"{point.name or series.name} at {number(point.x)}: {number(point.y)}{interval}"

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 COLOURS = ("#2f6fb5", "#d1600f", "#2a8a57", "#a23b8c", "#8a6d00", "#c2334d", "#4a5a6a", "#0f8f9f")
 CUT = "Arrows: the interval goes on."
+BARE = "Open marks: no bar, because the seeds are too few, or have equal scores."
 _MARKERS = "osD^v"
 
 
@@ -30,7 +31,7 @@ def png(document: Document) -> bytes | None:
     FigureCanvasAgg(figure)
     figure.suptitle(_plain(document.title), fontsize=14)
     below = [document.missing] if document.missing else []
-    below += [CUT] if any(map(scales.is_cut, document.charts)) else []
+    below += [note for note in (BARE, CUT) if any(note in notes(chart) for chart in document.charts)]
     if below:
         figure.supxlabel("\n".join(map(_plain, below)), fontsize=9)
     for place, chart in enumerate(document.charts, 1):
@@ -47,12 +48,13 @@ def png(document: Document) -> bytes | None:
             )
         for series in chart.series:
             colour, points = COLOURS[series.colour % len(COLOURS)], series.points
-            marker = _MARKERS[series.colour % len(_MARKERS)] if len(points) <= 30 else None
+            marker = _MARKERS[series.colour % len(_MARKERS)] if len(points) <= scales.MOST_MARKS else None
             xs, ys = [p.x for p in points], [p.y for p in points]
             axes.plot(
                 xs, ys, linestyle="-" if series.line else "", marker=marker, color=colour, label=_plain(series.name)
             )
             intervals(axes, chart, series, colour)
+            bare_marks(axes, series, colour, marker)
             for p in points:
                 axes.scatter([p.x] * len(p.runs), p.runs, color=colour, s=8, alpha=0.5, linewidths=0)
         for curve in chart.curves:
@@ -96,6 +98,18 @@ def intervals(axes: "Axes", chart: Chart, series: Series, colour: str) -> None:
                 end(left, p.y, "<")
             if p.right > right:
                 end(right, p.y, ">")
+
+
+def bare_marks(axes: "Axes", series: Series, colour: str, marker: str | None) -> None:
+    """Draws the marks of points that have no interval open, over their filled ones."""
+    for p in series.points:
+        if p.bare and marker is not None:
+            axes.plot([p.x], [p.y], marker=marker, color=colour, markerfacecolor="white", linestyle="", zorder=3)
+
+
+def notes(chart: Chart) -> list[str]:
+    """What the marks of a chart mean, as far as it has them."""
+    return [note for note, has in ((BARE, scales.has_bare(chart)), (CUT, scales.is_cut(chart))) if has]
 
 
 def _plain(text: str) -> str:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from distill.experiments.report.blocks import Chart
 from distill.experiments.report.text import large, number
 
+MOST_MARKS = 30
+"""Points of a series that have marks; more are a line."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
@@ -63,6 +66,11 @@ def is_cut(chart: Chart) -> bool:
     (left, right), (bottom, top) = horizontal(chart), vertical(chart)
     points = [point for series in chart.series for point in series.points]
     return any(p.low < bottom or p.high > top or p.left < left or p.right > right for p in points)
+
+
+def has_bare(chart: Chart) -> bool:
+    """Whether a point that should have an interval has none, and its mark is drawn open."""
+    return any(point.bare for series in chart.series if len(series.points) <= MOST_MARKS for point in series.points)
 
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:

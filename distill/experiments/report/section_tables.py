@@ -1,5 +1,6 @@
 """Sections that are mostly tables: comparisons, cost, rows that change, configuration, provenance."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -7,6 +8,7 @@ from distill.counting import counted
 from distill.experiments.report import (
     charted,
     comparisons,
+    figure,
     findings,
     history,
     quantities,
@@ -212,7 +214,7 @@ def _front_chart(analysis: Analysis, front: Sequence[Cost], unit: str, axis: str
     if rest:
         series.append(Series("other settings", tuple(map(point, rest)), False, 6))
     values = [each.x for one in series for each in one.points]
-    return Chart(
+    chart = Chart(
         f"Accuracy against {unit}, with the Pareto front",
         axis,
         charted.metric_name(analysis),
@@ -221,6 +223,7 @@ def _front_chart(analysis: Analysis, front: Sequence[Cost], unit: str, axis: str
         charted.levels(analysis),
         note="The front is that of the means; the comparisons show which differences are significant.",
     )
+    return dataclasses.replace(chart, note=" ".join((chart.note, *figure.notes(chart))))
 
 
 def _cost_table(analysis: Analysis) -> Table:

@@ -1,6 +1,7 @@
 """Turns analyses into the sections of a report."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -17,7 +18,6 @@ from distill.experiments.report import (
     limits,
     proposals,
     quantities,
-    scales,
     section_tables,
     settings,
     statistics,
@@ -178,8 +178,8 @@ def _curves(analysis: Analysis) -> list[Block]:
             "Points: mean over seeds with Student's 95 % interval; small dots: single runs. Intervals are over seeds, "
             "on these test rows."
         )
-        if any(isinstance(block, Chart) and scales.is_cut(block) for block in blocks):
-            note += f" {figure.CUT}"
+        drawn = [figure.notes(block) for block in blocks if isinstance(block, Chart)]
+        note = " ".join((note, *dict.fromkeys(itertools.chain.from_iterable(drawn))))
         blocks.append(Text(note, "note"))
         if analysis.before is None:
             blocks.append(Text(NO_START, "note"))
@@ -258,7 +258,7 @@ def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:
     for value, scores, cell in zip(line.values, validation_scores(analysis.evidence, line), line.cells):
         interval = analysis.evidence.mean_interval(scores)
         low, high = charted.ends(analysis, interval)
-        points.append(Point(value, interval.value, low, high, tuple(scores), cell.label))
+        points.append(Point(value, interval.value, low, high, tuple(scores), cell.label, bare=low == high))
     grid = np.geomspace(min(line.values), max(line.values), 60)
     curve = Curve(tuple(zip(grid.tolist(), found.fit(grid).tolist())))
     band = (found.lam.low, found.lam.value, found.lam.high) if found.bounded else None
@@ -275,7 +275,7 @@ def _fit_chart(analysis: Analysis, found: Optimum) -> Chart:
         band,
         "Dotted: parabola in log λ, weighted by the variances of the means. Grey: 95 % interval of its maximum.",
     )
-    return dataclasses.replace(chart, note=f"{chart.note} {figure.CUT}") if scales.is_cut(chart) else chart
+    return dataclasses.replace(chart, note=" ".join((chart.note, *figure.notes(chart))))
 
 
 def shown_cells(analysis: Analysis) -> list[Setting]:

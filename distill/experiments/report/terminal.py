@@ -22,6 +22,7 @@ from distill.experiments.report.text import spreadsheet_cell
 from distill.experiments.sweep import SEED, Run, Sweep, files, outcomes
 from distill.experiments.sweep import failures as sweep_failures
 from distill.experiments.sweep.levels import RATES, number_of
+from distill.tasks.metrics import higher_is_better
 from distill.training import record, reporting
 from distill.training.curves import COLOURS
 
@@ -253,9 +254,10 @@ def _numbers(sweep: Sweep, axis: str) -> dict[str, float] | None:
     return found
 
 
-def _point(x: float, cell: Cell) -> Point:
+def _point(x: float, cell: Cell, scale: float) -> Point:
     low, high = (cell.interval.low, cell.interval.high) if cell.interval.known else (cell.mean, cell.mean)
-    return Point(x, cell.mean, low, high, cell.scores)
+    runs = tuple(scale * score for score in cell.scores)
+    return Point(x, scale * cell.mean, scale * low, scale * high, runs, bare=low == high)
 
 
 def _name(cell: Cell, along: str = "") -> str:
@@ -285,28 +287,29 @@ def plot(
     """Plots mean and interval along the numeric axis, one line per setting of the other axes; bars without such an axis.
 
     A setting to which the axis does not apply is a dashed line over its whole length. Intervals are drawn as in a report,
-    with an arrow where the picture cuts them. A line below gives the number of failed runs, if there are any.
+    with an arrow where the picture cuts them; points without one have open marks. Shares are in per cent. A line below
+    gives the number of failed runs, if there are any.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    shares = higher_is_better(sweep.metric) and all(0 <= score <= 1 for cell in found for score in cell.scores)
+    scale, metric = (100.0, f"test {sweep.metric}, %") if shares else (1.0, f"test {sweep.metric}")
     x = numeric_axis(sweep)
     numbers = _numbers(sweep, x) if x is not None else None
     below = [f"not shown: {counted(failed, 'failed run')}"] if failed else []
     figure, axes = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
     if x is None or numbers is None:
         names = [_name(cell) or "all" for cell in found]
-        known = [
-            cell.interval if cell.interval.known else statistics.Interval(0, cell.mean, cell.mean) for cell in found
-        ]
-        errors = [
-            [cell.mean - one.low for cell, one in zip(found, known)],
-            [one.high - cell.mean for cell, one in zip(found, known)],
-        ]
-        axes.barh(names, [cell.mean for cell in found], xerr=errors, color="#4477aa")
-        axes.set_xlabel(f"test {sweep.metric}, {_INTERVAL}")
+        bars = [_point(0, cell, scale) for cell in found]
+        errors = [[bar.y - bar.low for bar in bars], [bar.high - bar.y for bar in bars]]
+        axes.barh(names, [bar.y for bar in bars], xerr=errors, color="#4477aa")
+        for name, bar, cell in zip(names, bars, found):
+            if bar.bare:
+                axes.annotate(f" {_interval_text(cell)}", (bar.y, name), va="center", fontsize=8)
+        axes.set_xlabel(f"{metric}, {_INTERVAL}")
     else:
         legend = ""
         lines: dict[str, list[tuple[float, Cell]]] = {}
@@ -317,22 +320,24 @@ def plot(
             if at is not None:
                 lines.setdefault(others, []).append((at, cell))
             else:
-                axes.axhline(cell.mean, color="#777777", linestyle="--", linewidth=1.2, label=others)
+                axes.axhline(scale * cell.mean, color="#777777", linestyle="--", linewidth=1.2, label=others)
         for number, (name, points) in enumerate(lines.items()):
             points.sort(key=lambda point: point[0])
             colour, marker = COLOURS[number % len(COLOURS)], "osD^vP"[number % 6]
-            xs, means = [p[0] for p in points], [p[1].mean for p in points]
+            drawn = Series(name, tuple(_point(value, cell, scale) for value, cell in points))
+            series.append(drawn)
+            xs, means = [p.x for p in drawn.points], [p.y for p in drawn.points]
             axes.plot(xs, means, marker=marker, color=colour, label=name, linewidth=2)
-            series.append(Series(name, tuple(_point(value, cell) for value, cell in points)))
-            for value, cell in points:
-                axes.scatter([value] * len(cell.scores), cell.scores, color=colour, s=9, alpha=0.5, linewidths=0)
+            figures.bare_marks(axes, drawn, colour, marker)
+            for p in drawn.points:
+                axes.scatter([p.x] * len(p.runs), p.runs, color=colour, s=9, alpha=0.5, linewidths=0)
         ticks = sorted({value for points in lines.values() for value, _ in points})
         log = len(ticks) > 2 and ticks[0] > 0
         if log:
             axes.set_xscale("log", base=2)
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
-        levels = tuple((_name(cell), cell.mean) for cell in found if _place(cell, x, numbers) is None)
+        levels = tuple((_name(cell), scale * cell.mean) for cell in found if _place(cell, x, numbers) is None)
         chart = Chart(title, x, sweep.metric, tuple(series), log, levels)
         axes.set_ylim(*scales.vertical(chart))
         if series:
@@ -341,9 +346,9 @@ def plot(
             axes.set_xlim(*scales.horizontal(chart))
             barred = any(point.high > point.low for each in series for point in each.points)
             legend = "bars: 95 % interval over seeds" if barred else ""
-            below += [figures.CUT] if scales.is_cut(chart) else []
+            below += figures.notes(chart)
         axes.set_xlabel(xlabel or _quantity(sweep, x))
-        axes.set_ylabel(f"test {sweep.metric}")
+        axes.set_ylabel(metric)
         axes.legend(title=legend, framealpha=0.9, edgecolor="none")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,5 +1,7 @@
 """Points and levels are those of the evidence."""
 
+import dataclasses
+
 import pytest
 
 from distill.experiments.report import charted, statistics
@@ -12,6 +14,7 @@ def test_a_point_has_mean_interval_and_runs(methods_analysis):
     scores = [100 * score for score in cell.scores("accuracy")]
     assert list(point.runs) == pytest.approx(scores) and point.y == pytest.approx(sum(scores) / 5)
     assert point.low < point.y < point.high and (point.x, point.name) == (250, cell.label)
+    assert not point.bare and charted.point(found, dataclasses.replace(cell, runs=cell.runs[:1]), 250).bare
 
 
 def test_an_interval_that_holds_all_scores_is_not_drawn(methods_analysis):

@@ -55,3 +55,10 @@ def test_series_have_colours_and_markers():
     text = str(charts.svg(Chart("t", "x", "y", (Series("a", (Point(1, 2, 2, 2), Point(2, 3, 3, 3)), True, 3),))))
     assert re.search(r'class="line c3"', text) and re.search(r'class="fill c3"', text)
     assert 'class="fill c1"' in charts.marker(1)
+
+
+def test_a_point_without_an_interval_is_open():
+    points = (Point(1, 50, 50, 50, (40.0, 60.0), bare=True), Point(2, 50, 40, 60))
+    text = str(charts.svg(Chart("t", "x", "y", (Series("a", points),))))
+    assert text.count('class="bare c0"') == text.count('class="fill c0"') == 1
+    assert "a at 1: 50 (too few or equal seeds for an interval)" in text

@@ -30,3 +30,12 @@ def test_all_charts_are_drawn():
 
 def test_no_chart_no_picture():
     assert figure.png(Document("t", "", ())) is None
+
+
+def test_a_point_without_an_interval_is_open_and_a_note_says_why():
+    series = Series("a", (Point(1, 2, 2, 2, (1.0, 3.0), bare=True), Point(2, 3, 2, 4)))
+    axes = Figure().add_subplot()
+    figure.bare_marks(axes, series, "black", "o")
+    assert [(line.get_xdata()[0], line.get_markerfacecolor()) for line in axes.lines] == [(1, "white")]
+    assert figure.notes(Chart("t", "x", "y", (series,))) == [figure.BARE]
+    assert figure.notes(Chart("t", "x", "y", (Series("a", (Point(1, 2, 1.9, 2.1, (1.0, 3.0)),)),))) == []

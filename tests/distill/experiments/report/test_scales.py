@@ -38,3 +38,11 @@ def test_log_ticks_keep_apart():
 def test_ranges_of_one_point():
     assert scales.horizontal(chart([Point(3, 1, 1, 1)], log=True)) == (3 / 1.08, 3 * 1.08)
     assert scales.ticks(0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+
+
+def test_an_open_mark_needs_a_note_where_marks_are_drawn():
+    bare = Point(1, 50, 50, 50, (40.0, 60.0), bare=True)
+    whole = Point(2, 50, 40, 60, (49.0, 51.0))
+    assert scales.has_bare(Chart("t", "x", "y", (Series("a", (bare, whole)),)))
+    assert not scales.has_bare(Chart("t", "x", "y", (Series("a", (whole,)),)))
+    assert not scales.has_bare(Chart("t", "x", "y", (Series("a", (bare,) * 31),))), "a line without marks"

@@ -279,3 +279,14 @@ def test_lines_of_the_plot_name_their_axis_and_what_a_point_leaves_unset(tmp_pat
     sweep = added_lambda(tmp_path, x)
     report.plot(sweep, report.cells(sweep), tmp_path / "out.png")
     assert drawn == expected
+
+
+def test_the_plot_shows_shares_in_per_cent_and_marks_what_has_no_interval(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figure, "intervals", lambda axes, chart, series, colour: drawn.append((chart, series)))
+    sweep = Sweep(tmp_path, {"SUBSAMPLE": levels("0.25", "0.5"), "RANDOM_SEED": levels("0", "1")})
+    finish(sweep, [0.03, 0.18, 0.51, 0.52])
+    report.plot(sweep, report.cells(sweep), tmp_path / "out.png")
+    ((chart, series),) = drawn
+    assert [(p.bare, p.runs) for p in series.points] == [(True, (3.0, 18.0)), (False, (51.0, 52.0))]
+    assert figure.notes(chart)[:1] == [figure.BARE]
