@@ -16,6 +16,7 @@ from distill.experiments.report.text import large, number, one_line, p_value, si
 from distill.experiments.sweep.levels import FEW_SEEDS
 
 TOO_FEW = "too few seeds for an interval"
+UNBOUNDED = "95 % interval not bounded by the data"
 SAME_TIME = 1.1
 """Settings whose chip-hours differ by less than this factor count as equally fast."""
 
@@ -181,7 +182,7 @@ def optimum_sentence(analysis: Analysis, optimum: Optimum) -> str:
         end = f"below {number(low, 2)}" if optimum.lam.value == 0 else f"above {number(high, 2)}"
         text = f"Best effective λ{of}: not bounded by these runs; the fit still rises towards values {end}."
     else:
-        text = f"Best effective λ{of}: {lam_interval(optimum)}{knob_text(optimum)}"
+        text = f"Best effective λ{of}: {number(optimum.lam.value, 2)} ({lam_interval(optimum)}){knob_text(optimum)}"
         text += f", fitted to validation scores at λ {scope}"
         text += f"; {gap(analysis, optimum.gain)} against λ = 1 by the fit." if optimum.gain else "."
     return (text + _weak_text(optimum)).replace("= <", "<")
@@ -215,11 +216,20 @@ def knob_text(optimum: Optimum) -> str:
     knob, lam = optimum.knob, optimum.lam
     if knob is None:
         return ""
+    ends = "" if unbounded(lam) else f" ({knob_ends(optimum, knob)})"
+    return f", at {knob.name} {knob.level(lam.value)}{ends}"
+
+
+def knob_ends(optimum: Optimum, knob: next_runs.Knob) -> str:
+    """The rates or ``LAMBDA`` at the ends of the interval of the best λ."""
     low, high = math.exp(optimum.fit.low), math.exp(optimum.fit.high)
-    ends = [
-        f"{'beyond ' * (end in (0, math.inf))}{knob.level(min(max(end, low), high))}" for end in (lam.low, lam.high)
-    ]
-    return f", at {knob.name} {knob.level(lam.value)} ({ends[0]} to {ends[1]})"
+    ends = (optimum.lam.low, optimum.lam.high)
+    return " to ".join(f"{'beyond ' * (end in (0, math.inf))}{knob.level(min(max(end, low), high))}" for end in ends)
+
+
+def unbounded(interval: statistics.Interval) -> bool:
+    """Whether an interval from 0 to infinity has no end within what was trained, and so says nothing."""
+    return interval.low == 0 and math.isinf(interval.high)
 
 
 def shared_weight(line: quantities.Line, knob: str) -> str:
@@ -233,17 +243,19 @@ def shared_weight(line: quantities.Line, knob: str) -> str:
 
 
 def lam_interval(optimum: Optimum) -> str:
-    """The best λ with its interval; an open end is named as such."""
+    """The 95 % interval of the best λ; an open end is named as such."""
     lam = optimum.lam
+    if unbounded(lam):
+        return UNBOUNDED
     low = number(lam.low, 2) if lam.low > 0 else f"< {number(math.exp(optimum.fit.low), 2)}"
     high = number(lam.high, 2) if math.isfinite(lam.high) else f"> {number(math.exp(optimum.fit.high), 2)}"
-    return f"{number(lam.value, 2)} (95 % interval {low} to {high})"
+    return f"95 % interval {low} to {high}"
 
 
 def share_text(found: EqualShare) -> str:
     """A share of the data with its interval."""
     value, low, high = (share_end(found, end) for end in (found.share.value, found.share.low, found.share.high))
-    return f"{value} (95 % interval {low} to {high})"
+    return f"{value} ({UNBOUNDED if unbounded(found.share) else f'95 % interval {low} to {high}'})"
 
 
 def share_end(found: EqualShare, value: float) -> str:

@@ -7,9 +7,10 @@ import numpy as np
 
 from distill.experiments.report import quantities, settings
 from distill.experiments.report.analysis import Analysis
-from distill.experiments.report.collect import Unfinished
+from distill.experiments.report.collect import Run, Unfinished
 from distill.experiments.report.settings import Cell, Part
 from distill.experiments.report.text import number, one_line
+from distill.experiments.sweep.files import read_evaluations
 from distill.experiments.sweep.levels import FEW_SEEDS
 
 _UNFINISHED = ("running", "waiting", "stopped", "failed", "pruned")
@@ -68,10 +69,11 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
             f"Validation has {validation} rows, so one answer is {100 / validation:.1f} points: what it selects can be "
             "chance."
         )
-    last = [run for run in part.runs if run.record["selection"]["step"] == run.record["training"]["steps"]]
-    if len(last) > _MOSTLY * len(part.runs):
+    several = [run for run in part.runs if _validations(run) != 1]
+    last = [run for run in several if run.record["selection"]["step"] == run.record["training"]["steps"]]
+    if len(last) > _MOSTLY * len(several):
         out.append(
-            f"In {len(last)} of {len(part.runs)} runs, validation was best at the last step: more steps can change these "
+            f"In {len(last)} of {len(several)} runs, validation was best at the last step: more steps can change these "
             "results."
         )
     out += idle_axes(analysis)
@@ -91,6 +93,13 @@ def warnings(analysis: Analysis, unfinished: Sequence[Unfinished] = ()) -> list[
     if any(run.record["code"].get("modified") for run in part.runs):
         out.append("Some runs come from a working tree with changes that its revision does not contain.")
     return out
+
+
+def _validations(run: Run) -> int:
+    """The number of steps of a run at which it validated, the start excepted; 0 if it is not known."""
+    return len(
+        {each["step"] for each in read_evaluations(run.directory) if each["split"] != "test" and each["step"] > 0}
+    )
 
 
 def not_shown(unfinished: Sequence[Unfinished]) -> str:

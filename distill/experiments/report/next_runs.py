@@ -105,7 +105,7 @@ class Knob:
 
     def level(self, lam: float) -> str:
         """The value as a level of a sweep's axis: ``2:1`` or ``0.5``."""
-        return ratio_text(self.value(lam)) if self.name == RATE else f"{self.value(lam):.2g}"
+        return ratio_text(self.value(lam)) if self.name == RATE else _two_digits(self.value(lam))
 
     def text(self, lam: float) -> str:
         """The value with the knob's name."""
@@ -115,10 +115,15 @@ class Knob:
 def ratio_text(ratio: float) -> str:
     """Labels per rationale as a level of a ratio axis, with two significant digits.
 
-    >>> ratio_text(7.68), ratio_text(0.48)
-    ('7.7:1', '1:2.1')
+    >>> ratio_text(7.68), ratio_text(0.48), ratio_text(112)
+    ('7.7:1', '1:2.1', '110:1')
     """
-    return f"{ratio:.2g}:1" if ratio >= 1 else f"1:{1 / ratio:.2g}"
+    return f"{_two_digits(ratio)}:1" if ratio >= 1 else f"1:{_two_digits(1 / ratio)}"
+
+
+def _two_digits(value: float) -> str:
+    """A number with two significant digits, as one writes it: ``110``, not ``1.1e+02``."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def knob(line: Line) -> Knob | None:

@@ -177,7 +177,7 @@ def proposal_text(proposal: Proposal) -> str:
     listed = []
     for step in proposal.runs:
         how = ", ".join(filter(None, (step.setting, "new seeds" if step.trained else "")))
-        listed.append(f"{step.runs} × λ = {number(step.lam, 2)}" + (f" ({how})" if how else ""))
+        listed.append(f"{counted(step.runs, 'seed')} at λ = {number(step.lam, 2)}" + (f" ({how})" if how else ""))
     share = f"{100 * proposal.width:.0f} % of now"
     if proposal.kind == "narrow":
         text = f"{proposal.total} more runs, {', '.join(listed)}, narrow the interval most; "

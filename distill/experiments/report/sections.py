@@ -136,14 +136,15 @@ def _optimum_tile(analysis: Analysis, best: Optimum) -> tuple[str, str, str]:
     fit = "a poor fit" if best.weaknesses.any else "the fit"
     of = "" if best.line == "all settings" else one_line(best.line, 40)
     if best.knob is None:
-        interval = findings.lam_interval(best).partition("(")[2].rstrip(")")
-        return f"λ = {number(best.lam.value, 2)}", f"best effective λ by {fit}", "; ".join(filter(None, (interval, of)))
+        what = f"best effective λ by {fit}"
+        return f"λ = {number(best.lam.value, 2)}", what, "; ".join(filter(None, (findings.lam_interval(best), of)))
     line = next(each for each in effective_lines(analysis.evidence) if each.name == best.line)
     other = findings.shared_weight(line, best.knob.name)
-    ends = findings.knob_text(best).rpartition("(")[2].rstrip(")")
+    known = not findings.unbounded(best.lam)
+    interval = f"95 % interval {findings.knob_ends(best, best.knob)}" if known else findings.UNBOUNDED
     return (
         best.knob.level(best.lam.value),
-        f"best {best.knob.name} by {fit}; 95 % interval {ends}",
+        f"best {best.knob.name} by {fit}; {interval}",
         ", ".join(filter(None, (of, other, f"effective λ {number(best.lam.value, 2)}"))),
     )
 

@@ -55,6 +55,10 @@ def test_the_best_rates_are_named_with_their_interval(rates_analysis):
     closed = dataclasses.replace(best, lam=statistics.Interval(1.2, 0.6, 4.8))
     assert findings.knob_text(closed) == ", at LABEL_RATE:RATIONALE_RATE 2:1 (4:1 to 1:2)"
     assert "(beyond 8:1 to " in findings.knob_text(best)
+    nowhere = dataclasses.replace(best, lam=statistics.Interval(1.2, 0.0, float("inf")))
+    assert findings.knob_text(nowhere) == ", at LABEL_RATE:RATIONALE_RATE 2:1"
+    text = findings.optimum_sentence(rates_analysis[1], nowhere)
+    assert "1.2 (95 % interval not bounded by the data), at LABEL_RATE:RATIONALE_RATE 2:1, fitted" in text
 
 
 def test_no_difference_is_said_with_what_would_be_needed(methods_analysis):

@@ -1,5 +1,6 @@
 """Warnings follow from the numbers."""
 
+import json
 import shutil
 
 import numpy as np
@@ -111,3 +112,15 @@ def test_other_training_rows_and_few_validation_rows_are_warned_of(tmp_path):
         for text in warned
     )
     assert "Validation has 25 rows, so one answer is 4.0 points: what it selects can be chance." in warned
+
+
+def test_a_run_that_validated_once_is_not_best_at_the_last_step(tmp_path):
+    made = synthetic.write_run(tmp_path / "one", [True, False], configuration={}, before=0.1)
+    record = json.loads((made / "record.json").read_text())
+    record["selection"]["step"] = record["training"]["steps"]
+    (made / "record.json").write_text(json.dumps(record))
+    warned = "In 1 of 1 runs, validation was best at the last step: more steps can change these results."
+    assert warned in limits.warnings(analysed(tmp_path)[1])
+    lines = (made / "evaluations.jsonl").read_text().splitlines()
+    (made / "evaluations.jsonl").write_text("\n".join((lines[0], *lines[-2:])))
+    assert not any("last step" in text for text in limits.warnings(analysed(tmp_path)[1]))

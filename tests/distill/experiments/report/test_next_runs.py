@@ -57,6 +57,7 @@ def test_rates_are_named_where_they_set_lambda(lines):
 def test_lambda_is_named_where_rates_do_not_set_it(lines):
     found = next_runs.knob(lines["task_tokens"])
     assert (found.name, found.level(0.3)) == ("LAMBDA", "0.3"), "six rates, one λ"
+    assert found.level(112.0) == "110"
 
 
 def test_no_knob_where_a_schedule_sets_lambda(lines):

@@ -23,10 +23,10 @@ def test_the_next_runs_of_each_line_have_a_reason_and_a_complete_setting(rates_a
     assert said[0] == f"{first} Before that, finish the 2 runs of the sweep that are still to do."
     assert said[1] == second
     assert first == (
-        "Next, 1 of 3, best λ (all_tokens): 10 runs, 5 × λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 × λ = 0.15 "
-        "(LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. The range in which the best λ "
-        "may be becomes about 67 % of now, in log λ. All other settings stay: NORMALIZER all_tokens, and all that the "
-        "settings share. It takes about 6.7 chip-hours, with compilation and without the start of each process."
+        "Next, 1 of 3, best λ (all_tokens): 10 runs, 5 seeds at λ = 0.075 (LABEL_RATE:RATIONALE_RATE about 32:1), 5 seeds "
+        "at λ = 0.15 (LABEL_RATE:RATIONALE_RATE about 16:1), because the maximum may be at λ below 0.3. The range in which "
+        "the best λ may be becomes about 67 % of now, in log λ. All other settings stay: NORMALIZER all_tokens, and all "
+        "that the settings share. It takes about 6.7 chip-hours, with compilation and without the start of each process."
     ), "the interval of the best λ is open below"
     assert second.startswith("Next, 2 of 3, best λ (task_tokens): 20 runs, ") and "\n  LAMBDA: [" in file
     assert third == (
@@ -108,7 +108,7 @@ def test_settings_that_differ_for_certain_need_no_more_seeds(methods_analysis):
 def test_runs_that_narrow_an_interval_say_by_how_much():
     narrow = next_runs.Proposal("narrow", (next_runs.NextRun(2.0, 5, "LAMBDA about 2", True),), width=0.7)
     assert proposals.proposal_text(narrow) == (
-        "5 more runs, 5 × λ = 2 (LAMBDA about 2, new seeds), narrow the interval most; its width becomes about 70 % "
+        "5 more runs, 5 seeds at λ = 2 (LAMBDA about 2, new seeds), narrow the interval most; its width becomes about 70 % "
         "of now."
     )
     some = proposals.proposal_text(dataclasses.replace(narrow, to_do=2))

@@ -51,6 +51,9 @@ def test_the_tile_of_the_best_rate_names_rate_and_lambda_as_they_are_configured(
     assert value == optimum.knob.level(optimum.lam.value) and ":1" in value
     assert re.fullmatch(r"best LABEL_RATE:RATIONALE_RATE by a poor fit; 95 % interval beyond [\d.:]+ to [\d.:]+", what)
     assert re.fullmatch(r"all_tokens, LAMBDA 1, effective λ 0\.\d+", more)
+    open_ = dataclasses.replace(optimum, lam=dataclasses.replace(optimum.lam, low=0.0, high=float("inf")))
+    _, what_of_open, _ = sections._optimum_tile(found, open_)
+    assert what_of_open.endswith(" by a poor fit; 95 % interval not bounded by the data")
     unset = dataclasses.replace(optimum, knob=None, weaknesses=Weaknesses())
     _, what_of_lambda, interval = sections._optimum_tile(found, unset)
     assert what_of_lambda == "best effective λ by the fit"
