@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill import locking, outputs
+from distill.counting import joined
 from distill.experiments.sweep import PLAN, SEED, read_directory
 from distill.experiments.sweep.files import reached_step
 from distill.inference.own_files import ATTEMPTS
@@ -176,7 +177,12 @@ def check_output(output: Path, *, overwrite: bool = False) -> None:
       overwrite: replace files in the place of it and its twins that are no report.
     """
     if output.suffix != ".html":
-        raise ReportError(f"--output must end in .html; got {output}")
+        page = output / "report.html" if output.is_dir() else output.with_suffix(".html")
+        twins = [page.with_suffix(suffix).name for suffix in _MARKS if suffix != page.suffix]
+        raise ReportError(
+            f"--output is the HTML page, so it must end in .html; got {output}; give --output={shlex.quote(str(page))}, "
+            f"which also writes {joined(twins)} beside the page"
+        )
     if not output.parent.is_dir():
         raise ReportError(f"the folder of --output does not exist: {output.parent}")
     for suffix, mark in {} if overwrite else _MARKS.items():

@@ -53,7 +53,7 @@ def test_it_prints_what_it_found_and_the_files(runs, tmp_path, capsys):
             ["--price_per_chip_hour=-1"],
             "--price_per_chip_hour must be a number of at least 0; got -1.0",
         ),
-        (lambda d: None, ["--output=x.pdf"], "--output must end in .html; got x.pdf"),
+        (lambda d: None, ["--output=x.pdf"], "--output is the HTML page, so it must end in .html; got x.pdf"),
     ],
 )
 def test_a_mistake_is_one_line(runs, tmp_path, capsys, spoil, words, message):

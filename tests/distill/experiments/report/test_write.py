@@ -49,6 +49,10 @@ def test_the_output_is_checked_first(tmp_path):
     for output, message in ((tmp_path / "r.pdf", "must end in .html"), (tmp_path / "no" / "r.html", "does not exist")):
         with pytest.raises(ReportError, match=message):
             write.write([tmp_path], output)
+    for output, page in ((tmp_path / "r.md", tmp_path / "r.html"), (tmp_path, tmp_path / "report.html")):
+        twins = rf"{page.stem}\.md, {page.stem}\.csv and {page.stem}\.png beside the page"
+        with pytest.raises(ReportError, match=f"give --output={page}, which also writes {twins}"):
+            write.write([tmp_path], output)
 
 
 def test_a_report_replaces_reports_and_no_other_file(rates, tmp_path):
