@@ -62,7 +62,7 @@ def with_recipe(proposal: Proposal, line: Line, best: Cell, to_do: Sequence[Unfi
         axis = setter or found.name
         keep = _keep(sweep, axis, line, best)
         values = [_level(line, run, axis, found.level(run.lam)) for run in proposal.runs]
-        points = [{**keep, axis: levels, SEED: each} for levels, each in _grouped(values, seeds)]
+        points = _points(keep, axis, values, seeds)
         if _accepted(sweep, points):
             recipe = Recipe(keep, _command(sweep, points), remark=_remark(sweep, line.cells))
             return dataclasses.replace(proposal, recipe=recipe)
@@ -273,6 +273,16 @@ def _seeds(line: Line, run: NextRun, planned: Sequence[Unfinished]) -> list[int]
         return list(range(first, first + run.runs))
     free = [seed for seed in known if seed not in taken]
     return [*free, *range(first, first + run.runs)][: run.runs]
+
+
+def _points(
+    keep: Mapping[str, str], axis: str, values: Sequence[Any], seeds: Sequence[list[int]]
+) -> list[dict[str, Any]]:
+    """Points of a sweep; one of a setting without a level of the axis, to which ``more`` added it, has none either."""
+    without = [value == ABSENT for value in values]
+    own = [(value, each) for value, each, absent in zip(values, seeds, without) if not absent]
+    out = [{**keep, axis: levels, SEED: each} for levels, each in _grouped(*map(list, zip(*own)))] if own else []
+    return out + [{**keep, SEED: each} for each, absent in zip(seeds, without) if absent]
 
 
 def _grouped(values: Sequence[Any], seeds: Sequence[list[int]]) -> list[tuple[list[Any], list[int]]]:

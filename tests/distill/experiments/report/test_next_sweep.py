@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from distill.cli import main
-from distill.experiments.report import collect, next_sweep, proposals, quantities
+from distill.experiments.report import collect, next_runs, next_sweep, proposals, quantities
 from distill.experiments.sweep import planning, reading
 from distill.training import provenance
 from tests.distill.experiments.report import synthetic
@@ -239,3 +239,17 @@ def test_runs_of_the_sweep_that_are_still_to_do_are_not_proposed_again(sweep, tm
     part = planned({"NORMALIZER": "all_tokens", "rates": "1:4", "RANDOM_SEED": [3, 7]})[0].part
     added = points(next_sweep.more_seeds(part.cells[:2], 6, part.to_do).command)
     assert [(point["rates"], point["RANDOM_SEED"]) for point in added] == [("1:4", [8]), ("1:1", [3, 7, 8])]
+
+
+def test_new_seeds_of_a_setting_without_a_level_of_an_added_axis_have_none_either(sweep):
+    """Values of LAMBDA that ``more`` added beside the design: the middle of the line is a point of the design."""
+    cell = analysed(sweep / "out")[1].part.cells[0]
+    axes = [{"rates": "4:1", "LAMBDA": level} for level in ("0.27", next_sweep.ABSENT, "3.3")]
+    cells = tuple(dataclasses.replace(cell, values=values) for values in axes)
+    line = quantities.Line("rates 4:1", cells, (0.27, 1.0, 3.3))
+    runs = [next_runs.NextRun(lam, 1, trained=True) for lam in line.values]
+    values = [next_sweep._level(line, run, "LAMBDA", "9") for run in runs]
+    points = next_sweep._points({"rates": "4:1"}, "LAMBDA", values, [[3], [3], [3]])
+    assert points == [
+        {"rates": "4:1", "LAMBDA": [0.27, 3.3], "RANDOM_SEED": [3]}, {"rates": "4:1", "RANDOM_SEED": [3]},
+    ]  # fmt: skip
