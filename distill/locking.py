@@ -74,6 +74,15 @@ def of_directory(directory: epath.PathLike) -> epath.Path:
     return epath.Path(directory) / ".lock"
 
 
+def owner_file(directory: epath.PathLike) -> Path:
+    """The file that names the process with a directory's lock; its time is when the lock was taken."""
+    return _owner_file(Path(os.fspath(of_directory(directory))))
+
+
+def _owner_file(lock: Path) -> Path:
+    return lock.with_name(lock.name + ".owner")
+
+
 def of_output(output: epath.PathLike) -> epath.Path:
     """The lock file of an output file, or of a folder that has to be new or empty, beside it."""
     output = epath.Path(output)
@@ -159,7 +168,7 @@ def holder(path: epath.PathLike) -> dict[str, Any] | None:
     file = Path(os.fspath(path))
     try:
         beat = file.stat().st_mtime
-        owner = _record(epath.Path(file.with_name(file.name + ".owner")))
+        owner = _record(epath.Path(_owner_file(file)))
         if owner.get("machine") == _machine() and owner.get("started") is not None:
             return owner if _started(int(owner["pid"])) == owner["started"] else None
         return owner if _now(file.parent) - beat < LEASE else None
@@ -259,7 +268,7 @@ class _FileLease:
         self._path = Path(os.fspath(path))
         self.lost: str | None = None
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._owner = self._path.with_name(self._path.name + ".owner")
+        self._owner = _owner_file(self._path)
         self._lease = filelock.SoftFileLease(
             self._path,
             lease_duration=LEASE,

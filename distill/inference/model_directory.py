@@ -12,10 +12,9 @@ from etils import epath
 from distill import atomic_files, locking
 from distill.inference import own_files, run_settings
 from distill.inference import student as students
-from distill.inference.own_files import ATTEMPTS, CONFIG, FAILURE, PRUNED, REACHED, RESULT
+from distill.inference.own_files import ATTEMPTS, CONFIG, FAILURE, PLAIN_CONFIG, PRUNED, REACHED, RESULT
 from distill.inference.student import Student
 
-PLAIN_CONFIG = "config.json"
 KEPT_RESULT = "result.before-{}.json"
 _STEPS = ("checkpoints", "best")
 _ROWS = "rows"

@@ -14,6 +14,7 @@ from etils import epath
 from distill.counting import counted
 
 CONFIG, RESULT = "config.gin", "result.json"
+PLAIN_CONFIG = "config.json"
 EVALUATIONS = "evaluations.jsonl"
 ATTEMPTS, REACHED = "attempts.json", "attempts.step"
 FAILURE, PRUNED = "failure.json", "pruned.json"

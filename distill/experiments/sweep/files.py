@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distill import atomic_files
-from distill.inference.own_files import EVALUATIONS, REACHED, RESULT
+from distill import atomic_files, locking
+from distill.inference import run_settings
+from distill.inference.own_files import ATTEMPTS, EVALUATIONS, PLAIN_CONFIG, REACHED, RESULT
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -56,6 +57,33 @@ def reached_step(directory: Path) -> int | None:
         return int(step) or None
     except (OSError, ValueError):
         return None
+
+
+def progress(directory: Path) -> str:
+    """Returns what a running run does: ``step N/M``, or "loading and compiling" before the first step of this attempt.
+
+    The process that trains takes the lock of the directory first, and notes its attempt after loading.
+    """
+    try:
+        begun = (directory / REACHED).stat().st_mtime >= locking.owner_file(directory).stat().st_mtime
+        first = json.loads((directory / ATTEMPTS).read_text(encoding="utf-8"))[-1]["first_step"]
+    except (OSError, ValueError, LookupError, TypeError):
+        begun, first = False, 0
+    step = reached_step(directory)
+    if not begun or step is None or step <= first:
+        return "loading and compiling"
+    return f"step {step}{_of(directory)}"
+
+
+def _of(directory: Path) -> str:
+    """``/`` and the number of steps of a run, empty if it is not known."""
+    try:
+        settings = json.loads((directory / PLAIN_CONFIG).read_text(encoding="utf-8"))
+        return next(
+            f"/{settings[name]}" for name in reversed(run_settings.STEPS) if isinstance(settings.get(name), int)
+        )
+    except (OSError, ValueError, AttributeError, StopIteration, RecursionError):
+        return ""
 
 
 def read_result(directory: Path) -> dict[str, Any]:

@@ -302,7 +302,7 @@ class Scheduler:
         if time.monotonic() - self._spoke < _STATUS_S or not self._active:
             return
         self._spoke = time.monotonic()
-        steps = (f"{active.name} {workers.progress(active.job.log)}" for active in self._active)
+        steps = (f"{active.name} {files.progress(active.runs[0].directory)}" for active in self._active)
         self._say("running: " + "; ".join(steps))
 
 

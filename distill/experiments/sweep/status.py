@@ -8,7 +8,7 @@ from rich.table import Table
 
 from distill import locking
 from distill.counting import counted
-from distill.experiments.sweep import files, leases, outcomes, workers
+from distill.experiments.sweep import files, leases, outcomes
 from distill.experiments.sweep.plan import Plan
 
 
@@ -23,7 +23,7 @@ def table(plan: Plan) -> Table:
         held = outcomes.is_running(plan.directory, group)  # also by a worker that outlives its scheduler, to save
         for run in group:
             state = outcomes.state(run, held)
-            about = _about(run.directory, state, holder, group[0].directory, plan.joint_seeds)
+            about = _about(run.directory, state, holder, plan.joint_seeds)
             failed = outcomes.failure(run)
             if state == "failed" and failed is not None:
                 times = f" ({failed.attempts}×)" if failed.attempts > 1 else ""
@@ -34,14 +34,16 @@ def table(plan: Plan) -> Table:
     return out
 
 
-def _about(directory: Path, state: str, holder: dict[str, Any] | None, log: Path, joint: bool = False) -> str:
+def _about(directory: Path, state: str, holder: dict[str, Any] | None, joint: bool = False) -> str:
     if state == "running":
-        training = locking.holder(locking.of_directory(log))
+        training = locking.holder(locking.of_directory(directory))
         where = f"trained by {process(training)}" if training else f"sweep command: {process(holder)}" if holder else ""
-        return "; ".join(filter(None, (workers.progress(log / workers.LOG), where)))
-    if state == "waiting" and not joint and outcomes.checkpoint_step(directory) is not None:
+        return "; ".join(filter(None, (files.progress(directory), where)))
+    if state != "waiting":
+        return ""
+    if not joint and outcomes.checkpoint_step(directory) is not None:
         return "continues from its checkpoint"
-    return ""
+    return "starts again: no checkpoint was saved" if files.reached_step(directory) is not None else ""
 
 
 def process(holder: dict[str, Any]) -> str:

@@ -201,11 +201,6 @@ def last_step(log: Path) -> str:
     return "step {}/{}".format(*found[-1]) if found else ""
 
 
-def progress(log: Path) -> str:
-    """Returns :func:`last_step`; before the first one, what a run does until then."""
-    return last_step(log) or "loading and compiling"
-
-
 KILLED_CODE = 128 + signal.SIGKILL
 """Exit code of a worker that was killed, such as by a system without memory."""
 LOST_CODE = -1

@@ -1,8 +1,13 @@
 """Atomic replacement of a run's files, and broken ones."""
 
-import pytest
+import os
 
+import pytest
+from etils import epath
+
+from distill import locking
 from distill.experiments.sweep import files
+from distill.training import timing
 from tests.distill.experiments.report import synthetic
 
 
@@ -40,6 +45,20 @@ def test_a_note_of_the_step_that_is_damaged_says_nothing(tmp_path):
     ):
         (tmp_path / "attempts.step").write_text(text)
         assert files.reached_step(tmp_path) == step
+
+
+def test_a_running_run_is_at_the_step_that_its_newest_attempt_has_begun(tmp_path):
+    assert files.progress(tmp_path) == "loading and compiling"
+    timing.Attempts(epath.Path(tmp_path), 0, started=0.0).made(40)
+    os.utime(tmp_path / "attempts.step", (0, 0))  # long before the lock is taken again
+    with locking.held(locking.of_directory(tmp_path), "the run"):
+        assert files.progress(tmp_path) == "loading and compiling", "that was another attempt"
+        attempts = timing.Attempts(epath.Path(tmp_path), 20, started=0.0)
+        assert files.progress(tmp_path) == "loading and compiling"
+        attempts.made(21)
+        assert files.progress(tmp_path) == "step 21"
+        (tmp_path / "config.json").write_text('{"TRAIN_STEPS": 400, "train.LoopConfig.train_steps": 400}')
+        assert files.progress(tmp_path) == "step 21/400"
 
 
 def test_a_missing_metric_is_named_with_those_that_exist():
