@@ -16,10 +16,10 @@ _ROWS_MULTIPLE = 128  # of a token table that is sharded over devices
 
 
 def check_longer(directory: str, arguments: Mapping[str, Any]) -> None:
-    """Refuses more steps for a run that its patience has ended, before its data is read.
+    """Refuses a run that cannot train to ``train_steps``, before its data is read.
 
     Raises:
-      ValueError: the training would end at once.
+      ValueError: the training would end at once: its patience has ended it, or it has done as many steps.
     """
     from distill.checkpoints import schemas
     from distill.checkpoints.manager import BEST, LATEST
@@ -33,6 +33,8 @@ def check_longer(directory: str, arguments: Mapping[str, Any]) -> None:
         saved = Progress(**schemas.read_json(root / LATEST / str(newest), "progress"))
     except (ValueError, TypeError, OSError):  # the training reads an older step, or says it
         return
+    if not (root / model_directory.RESULT).exists():
+        saved.check_steps(root, newest, arguments["loop"].train_steps, validates=validation is not None)
     agrees = saved.higher_is_better == Progress.of(validation).higher_is_better
     if agrees and (root / BEST / str(saved.best_step)).exists():  # else the training selects, and counts, anew
         saved.limit(arguments["loop"].train_steps, validation.patience if validation else None)

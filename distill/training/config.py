@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
 from distill import validation
 from distill.data.curriculum import Curriculum
 from distill.data.packing import Layout, Rows
@@ -305,6 +307,20 @@ class Progress:
                 f"{self.stale}, or give None, to continue it"
             )
         self.end(None)
+
+    def check_steps(self, directory: epath.PathLike, step: int, train_steps: int, *, validates: bool) -> None:
+        """Checks that a run may continue from ``step``.
+
+        Raises:
+          ValueError: it has done more steps than ``train_steps``, or as many and has not validated, so that it has no best
+            parameters.
+        """
+        if train_steps > step or (train_steps == step and (self.best_step or not validates)):
+            return
+        raise ValueError(
+            f"the run in {directory} has done {step} steps, and TRAIN_STEPS={train_steps} leaves none to train: "
+            f"TRAIN_STEPS must be above {step} to continue it; or give another MODEL_DIR to train {train_steps} steps"
+        )
 
     def end(self, reason: str | None) -> None:
         """Ends the run early, for a reason, unless it has ended; None lets it go on."""

@@ -153,6 +153,7 @@ def train(
                 state, position, saved = saver.restore(like)
             stream.restore(position)
             progress = Progress(**saved)
+            progress.check_steps(directory, int(state.step), loop.train_steps, validates=validation is not None)
             _check_rows(progress, origin.data.get(record.VALIDATION))
             terminal.say(f"continuing from step {int(state.step)} of {directory}")
         else:

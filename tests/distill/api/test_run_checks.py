@@ -62,7 +62,7 @@ def test_validations_that_are_too_rare_to_choose_or_to_end_the_run_are_named(tmp
     assert all(line.startswith(start) and line.endswith(expected) for line in lines)
 
 
-def test_more_steps_after_patience_ran_out_are_refused_before_anything_is_said(tmp_path, capsys):
+def test_numbers_of_steps_that_continue_nothing_are_refused_before_anything_is_said(tmp_path, capsys):
     write_rows(tmp_path / "a.jsonl", 20)
     root = tmp_path / "run"
     given = {
@@ -92,3 +92,8 @@ def test_more_steps_after_patience_ran_out_are_refused_before_anything_is_said(t
     assert kept == before
     more = distill.from_gin(files, given | {"TRAIN_STEPS": 40, "PATIENCE": 3})
     assert run_checks.check_longer(more.directory, more.arguments) is None
+    (root / "result.json").unlink()  # stopped before its end
+    with pytest.raises(ValueError, match=r"has done 10 steps, .* TRAIN_STEPS must be above 10 to continue it"):
+        distill.from_gin(files, given | {"TRAIN_STEPS": 6}).run()
+    said = capsys.readouterr().err
+    assert "continuing" not in said and "differ" not in said and "validates once" not in said

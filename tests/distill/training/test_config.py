@@ -114,6 +114,15 @@ def test_a_run_that_has_ended_early_goes_on_if_it_may_train_longer():
     assert progress.stopped == "early"
 
 
+def test_fewer_steps_than_a_run_has_done_are_refused():
+    for best_step, steps, validates in ((0, 132, True), (100, 131, True), (0, 131, False)):
+        assert Progress(best_step=best_step).check_steps("runs/a", 131, steps, validates=validates) is None
+    for best_step, steps, validates in ((0, 131, True), (100, 130, True), (0, 60, False)):
+        expected = rf"runs/a has done 131 steps, and TRAIN_STEPS={steps} .*TRAIN_STEPS must be above 131 to continue it"
+        with pytest.raises(ValueError, match=expected):
+            Progress(best_step=best_step).check_steps("runs/a", 131, steps, validates=validates)
+
+
 def test_validations_of_equal_scores_are_named():
     def after(*scores, before=None):
         progress = before or Progress()
