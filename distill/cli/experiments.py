@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes, terminal
-from distill.cli import errors, next_steps, sweep_inputs
+from distill.cli import errors, interrupts, next_steps, sweep_inputs
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
@@ -135,12 +135,14 @@ def train_group(runs: Sequence["Run"], joint: bool, options: argparse.Namespace)
     """
     if joint:
         terminal.begin_run()
-        failed = _attempt(runs, lambda: _train_jointly(runs, options))
+        with interrupts.training_in(str(runs[0].directory)):
+            failed = _attempt(runs, lambda: _train_jointly(runs, options))
     else:
         failed = {}
         for run in runs:
             terminal.begin_run()
-            failed |= _attempt([run], functools.partial(_train_one, run, options))
+            with interrupts.training_in(str(run.directory)):
+                failed |= _attempt([run], functools.partial(_train_one, run, options))
     return {run.name: _in_a_sweep(run, failed[run.name]) for run in runs if run.name in failed}
 
 

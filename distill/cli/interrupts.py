@@ -21,8 +21,44 @@ APART_S = 0.5
 """Two SIGINT within this time are one Ctrl-C, which a terminal and a launcher both pass on."""
 AGAIN_S = 0.1
 """A signal whose exception was lost is sent again after this time: where it was lost has ended by then."""
-_MESSAGE = b"\nstopped at once by a second SIGINT; progress since the last save is lost\n"
 _LOST = 255  # in the pipe, where numbers of signals are at most 64
+
+
+_trained: list[str] = []
+"""The model directory in which this process trains; after a signal, that in which it has trained."""
+
+
+@contextlib.contextmanager
+def training_in(directory: str) -> Iterator[None]:
+    """Inside, and after a signal, :func:`unsaved` is about this model directory."""
+    _trained[:] = [directory]
+    try:
+        yield
+    except exit_codes.Stopped:
+        raise
+    except Exception:
+        _trained.clear()
+        raise
+    _trained.clear()
+
+
+def unsaved() -> str | None:
+    """The model directory of :func:`training_in` if it holds no checkpoint; imports nothing."""
+    directory = next(iter(_trained), None)
+    if directory is None or "://" in directory:
+        return None
+    with contextlib.suppress(OSError):
+        if any(name.isdecimal() for name in os.listdir(os.path.join(directory, "checkpoints"))):
+            return None
+    return directory
+
+
+def _message() -> bytes:
+    directory = unsaved()
+    lost = "progress since the last save is lost"
+    if directory is not None:
+        lost = f"nothing was saved of the run in {directory}, which starts again"
+    return f"\nstopped at once by a second SIGINT; {lost}\n".encode()
 
 
 class Interrupted(BaseException):
@@ -111,6 +147,7 @@ def second_ends() -> Iterator[Again | None]:
     Yields:
       What sends a signal again; None outside of the main thread.
     """
+    _trained.clear()  # of an earlier command of this process
     if threading.current_thread() is not threading.main_thread():
         yield None
         return
@@ -140,7 +177,7 @@ def _watch(reader: socket.socket, again: Again) -> None:
                     if first is None:
                         first = now
                     elif now - first > APART_S:
-                        os.write(2, _MESSAGE)
+                        os.write(2, _message())
                         os._exit(exit_codes.INTERRUPTED)
 
 

@@ -61,8 +61,10 @@ _words: Sequence[str] = ()  # the command line, for the line after a signal
 
 def _stop_line(name: str, command: str) -> str:
     advice = exit_codes.CONTINUE if command in CONTINUING else exit_codes.START_OVER
-    if command == "train" and not _has_checkpoint(_words):
+    if command == "train" and (interrupts.unsaved() is not None or not _has_checkpoint(_words)):
         advice = exit_codes.NOTHING_SAVED
+    elif command == "sweep" and (directory := interrupts.unsaved()) is not None:
+        advice = f"nothing was saved of the run in {directory}, which starts again; {advice}"
     return f"stopped by {name}; {advice}\n"
 
 

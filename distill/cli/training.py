@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distill import exit_codes, terminal
-from distill.cli import next_steps, runs
+from distill.cli import interrupts, next_steps, runs
 from distill.counting import counted
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ def train_command(options: argparse.Namespace) -> int:
     from distill.api.run import Run
 
     run = Run.current()
-    result = run.run(quiet=runs.is_quiet(options))
+    with interrupts.training_in(run.directory):
+        result = run.run(quiet=runs.is_quiet(options))
     if result.stopped not in (None, "early"):
         advice = exit_codes.CONTINUE if result.step else exit_codes.NOTHING_SAVED
         terminal.error(f"stopped by {result.stopped} at step {result.step}; {advice}")

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from distill import exit_codes
-from distill.cli import interrupts
+from distill.cli import interrupts, main
 
 # Waits, in C code as a compilation does, where no handler in Python can run; a first signal changes nothing.
 WAITING = """
@@ -41,6 +41,29 @@ def test_the_second_sigint_ends_the_process_at_once(wait):
     assert time.monotonic() - begun < 10
     assert process.returncode == exit_codes.INTERRUPTED == 128 + signal.SIGINT
     assert err.strip() == "stopped at once by a second SIGINT; progress since the last save is lost"
+
+
+def test_the_last_line_says_if_the_run_has_saved_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(interrupts, "_trained", [])
+    lost = b"\nstopped at once by a second SIGINT; progress since the last save is lost\n"
+    run, nothing = str(tmp_path), f"\nstopped at once by a second SIGINT; nothing was saved of the run in {tmp_path}, "
+    assert interrupts.unsaved() is None and interrupts._message() == lost
+    with contextlib.suppress(ValueError), interrupts.training_in(run):
+        assert interrupts.unsaved() == run
+        raise ValueError
+    with interrupts.training_in(run):
+        assert interrupts._message() == f"{nothing}which starts again\n".encode()
+    assert interrupts.unsaved() is None
+    (tmp_path / "checkpoints" / "20.orbax-checkpoint-tmp").mkdir(parents=True)
+    with contextlib.suppress(exit_codes.Stopped), interrupts.training_in(run):
+        raise exit_codes.Stopped("SIGINT")
+    assert interrupts.unsaved() == run and main._stop_line("SIGINT", "sweep") == (
+        f"stopped by SIGINT; nothing was saved of the run in {run}, which starts again; {exit_codes.CONTINUE}\n"
+    )
+    (tmp_path / "checkpoints" / "20").mkdir()
+    assert interrupts._message() == lost
+    with interrupts.training_in("gs://bucket/run"):
+        assert interrupts.unsaved() is None
 
 
 def test_the_earlier_descriptor_returns_and_the_thread_ends():
