@@ -14,7 +14,7 @@ from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.budgets import Cost, resolved
 from distill.experiments.sweep.estimates import Bound
 from distill.experiments.sweep.inputs import Inputs, named_rows
-from distill.experiments.sweep.levels import SEED, SweepError
+from distill.experiments.sweep.levels import RATES, SEED, SweepError
 from distill.experiments.sweep.remarks import Setting
 from distill.experiments.sweep.runs import START, Run, Sweep
 from distill.inference import run_settings
@@ -177,7 +177,7 @@ class Configurations:
         key = _without_seed(run)
         if key not in self._known:
             given = self._arguments(run)
-            text = "" if self._identify is None else repr(list(self._identify().items()))
+            text = "" if self._identify is None else repr(list(_by_ratio(self._identify()).items()))
             cost = Cost(given["loop"].train_steps, step_costs.model_flops(given))
             setting = Setting(given["data"].mixture_or_task_name, given["loss"].normalizer, text)
             self._known[key] = (cost, setting, run_checks.rare_validations(given))
@@ -339,6 +339,14 @@ def _without_seed(run: Run) -> str:
     """A run's configuration as a key, the same for runs that differ in the seed only."""
     gin_files, bindings = run.configuration()
     return json.dumps((gin_files, [text for text in bindings if not text.startswith(f"{SEED} = ")]))
+
+
+def _by_ratio(bindings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Bindings in which rates of one ratio are equal: a mixture with rates 2 and 2 is that with 1 and 1."""
+    label, rationale = (bindings.get(name) for name in RATES)
+    if isinstance(label, int | float) and isinstance(rationale, int | float) and rationale > 0:
+        return {**bindings, RATES[0]: label / rationale, RATES[1]: 1.0}
+    return bindings
 
 
 def _shown(one: run_settings.Difference) -> str:

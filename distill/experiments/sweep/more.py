@@ -98,7 +98,8 @@ def _level(sweep: Sweep, axis: str, value: Any, kinds: Mapping[str, Kind], descr
         raise PointError(f"{described}: {axis!r} is neither an axis of {sorted(sweep.axes)} nor a macro{hint}")
     number = number_of(str(value))
     for level in known:
-        if level.name == str(value) or (number is not None and level.number == number and axis in kinds):
+        equal = number is not None and number in (level.number, number_of(level.name)) and axis in kinds
+        if level.name == str(value) or equal:
             return level
     kind = kinds.get(axis) if axis in sweep.axes else Kind((axis,))
     if kind is None:

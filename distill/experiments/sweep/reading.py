@@ -226,9 +226,11 @@ def _axis(name: str, place: _Place) -> _Axis:
 
 
 def _check_distinct(place: _Place, axis: _Axis) -> None:
-    """Raises SweepError, with the line of the second one, if two levels of an axis have one name, or set one number."""
+    """Raises SweepError, with the line of the second one, if two levels of an axis have one name, number or ratio."""
 
-    def same(level: Level) -> str | float:
+    def same(level: Level) -> str | float | None:
+        if axis.kind.macros == RATES:
+            return number_of(level.name)
         values = [text.partition(" = ")[2] for text in level.bindings]
         return level.number if level.number is not None and values == [level.name] else level.name
 
@@ -236,14 +238,20 @@ def _check_distinct(place: _Place, axis: _Axis) -> None:
     second = next((number for number, name in enumerate(names) if name in names[:number]), None)
     if second is None:
         return
-    twice = axis.levels[names.index(names[second])].name
+    first = names.index(names[second])
     key = (
         next((key for key in ("values", "ratio") if key in place.value), None) if isinstance(place.value, dict) else ""
     )
     values = place if key == "" else None if key is None else place[key]
+    spelled = ""
     if values is not None and isinstance(values.value, list):
         place.line = place.lines.get((*values.keys, str(second)))
-    raise place.error(f"has the level {twice!r} twice; delete one, or give RANDOM_SEED more values to repeat a run")
+        if str(values.value[first]) != str(values.value[second]):
+            spelled = f", as {values.value[first]!r} and {values.value[second]!r}"
+    raise place.error(
+        f"has the level {axis.levels[first].name!r} twice{spelled}; delete one, or give RANDOM_SEED more values to repeat "
+        "a run"
+    )
 
 
 def _names(place: _Place) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from distill.counting import counted, form
+from distill.counting import counted, form, with_more
 from distill.experiments.sweep.levels import FEW_SEEDS, RATES, SEED, SweepError
 from distill.experiments.sweep.runs import Run, Sweep
 from distill.tasks import task_ids
@@ -118,7 +118,7 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
                     f"axis {axis!r} changes nothing in {len(idle)} of {len(there)} runs: {idle[0].task} trains one task, "
                     "which has no weight between tasks; give the axis a condition ('when')"
                 )
-    out += _equal(sweep, runs, settings)
+    out += _repeated(sweep) + _equal(sweep, runs, settings)
     seeds = _seeds(sweep, runs)
     few = sum(number < FEW_SEEDS for number in seeds)
     if few:
@@ -135,6 +135,17 @@ def _seeds(sweep: Sweep, runs: Sequence[Run]) -> list[int]:
     if sweep.search is not None:
         return [max(1, len(sweep.seeds()))]
     return list(Counter(tuple(pair for pair in run.values.items() if pair[0] != SEED) for run in runs).values())
+
+
+def _repeated(sweep: Sweep) -> list[str]:
+    """A line about points of ``more`` that the sweep has without them."""
+    points = sweep.repeated_points() if sweep.more else []
+    levels = (", ".join(f"{axis}={level.name}" for axis, level in point.items() if axis != SEED) for point in points)
+    found = [f"[{text}]" for text in dict.fromkeys(levels)]
+    if not found:
+        return []
+    once = f"which {form(len(found), 'is', 'are')} trained once"
+    return [f"'more' repeats {counted(len(found), 'point')} of the sweep, {once}: {with_more(found)}"]
 
 
 def _equal(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) -> list[str]:

@@ -194,13 +194,22 @@ class Sweep:
 
     def all_points(self) -> list[Point]:
         """Returns the points of all runs, those of ``more`` last, seeds innermost."""
+        return self._with_more()[0]
+
+    def repeated_points(self) -> list[Point]:
+        """Returns the points of ``more`` that are points of the design, or earlier ones of ``more``."""
+        return self._with_more()[1]
+
+    def _with_more(self) -> tuple[list[Point], list[Point]]:
+        """The points of all runs, and those of ``more`` that repeat one."""
         points = self._design_points()
+        repeated: list[Point] = []
         known = {tuple((name, level.name) for name, level in point.items()) for point in points}
         for point in self.more:
             key = tuple((name, level.name) for name, level in point.items())
-            points += [] if key in known else [point]
+            (repeated if key in known else points).append(point)
             known.add(key)
-        return points
+        return points, repeated
 
     def _design_points(self) -> list[Point]:
         names = sorted(self.axes, key=lambda name: name == SEED)

@@ -50,6 +50,22 @@ def test_runs_that_differ_in_the_seed_are_configured_once(tmp_path):
     assert configurations.settings[sweep.runs()[0].name].form == "paired"
 
 
+def test_rates_of_one_ratio_are_one_configuration(tmp_path):
+    text = "axes: {r: {a: {bindings: {LABEL_RATE: 1}}, b: {bindings: {LABEL_RATE: 3}}, c: {bindings: {LABEL_RATE: 2}}}}"
+    (tmp_path / "s.yaml").write_text(text)
+    sweep, seen = reading.read(tmp_path / "s.yaml", tmp_path / "out"), []
+
+    def configure(run):
+        label = int(run.bindings[0][-1])
+        seen.append({"LABEL_RATE": label, "RATIONALE_RATE": 1 if label == 2 else label})
+        return given(5)
+
+    configurations = sweep_checks.Configurations(sweep, configure, lambda: seen[-1])
+    configurations.describe(sweep.runs())
+    first, same, other = (configurations.settings[run.name].configuration for run in sweep.runs())
+    assert first == same != other
+
+
 def test_the_data_of_runs_that_differ_in_the_seed_is_read_once(tmp_path, monkeypatch):
     (tmp_path / "s.yaml").write_text("axes: {TRAIN_STEPS: [5, 7], RANDOM_SEED: [0, 1]}")
     sweep, configured, read = reading.read(tmp_path / "s.yaml", tmp_path / "out"), [], []

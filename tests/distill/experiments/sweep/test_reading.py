@@ -67,9 +67,11 @@ BAD = [
     ("axes: {A: [1, 2]\n", "is not YAML: "),
     ("axes:\n  A: [1]\n  A: [2]\n", ":3 is not YAML: 'A' is given twice"),
     ("axes:\n  A: [1, 2, 1]\n", ":2: axis 'A' has the level '1' twice; delete one"),
-    ("axes:\n  A:\n  - 3\n  - 2\n  - 3.0\n", ":5: axis 'A' has the level '3' twice; delete one"),
+    ("axes:\n  A:\n  - 3\n  - 2\n  - 3.0\n", ":5: axis 'A' has the level '3' twice, as 3 and 3.0; delete one"),
     ("axes:\n  A:\n    values:\n    - 1\n    - 2\n    - 1\n", ":6: axis 'A' has the level '1' twice; delete one"),
-    ("axes:\n  r: {ratio: [2, '2:1']}\n", ":2: axis 'r' has the level '2:1' twice; delete one"),
+    ("axes:\n  r: {ratio: [2, '2:1']}\n", ":2: axis 'r' has the level '2:1' twice, as 2 and '2:1'; delete one"),
+    ("axes:\n  r: {ratio: ['1:4', 0.25]}\n", ":2: axis 'r' has the level '1:4' twice, as '1:4' and 0.25; delete one"),
+    ("axes:\n  r: {ratio: ['1:3', '2:6']}\n", ":2: axis 'r' has the level '1:3' twice, as '1:3' and '2:6'; delete one"),
     ("axes:\n  r:\n    ratio:\n    - 9:1\n    - 2\n    - 1:4\n    - 2:1\n", ":7: axis 'r' has the level '2:1' twice"),
     (
         "axes:\n  A: 0.3\n",

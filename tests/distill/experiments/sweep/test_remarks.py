@@ -122,6 +122,12 @@ def test_a_point_that_equals_another_setting_is_named(tmp_path):
     assert line.startswith("[LAMBDA=1] and [LAMBDA=3] and [")
 
 
+def test_a_point_of_more_that_repeats_one_of_the_sweep_is_named(tmp_path):
+    text = "axes: {rates: {ratio: ['1:1', '1:3']}, RANDOM_SEED: [0, 1, 2]}\nmore: [{rates: ['3:3', 2]}, {rates: '2:6'}]"
+    (line,) = said(tmp_path, text, "set_mixed")
+    assert line == "'more' repeats 2 points of the sweep, which are trained once: [rates=1:1] and 1 more"
+
+
 def test_equal_budgets_of_the_reference_are_meant(tmp_path):
     text = "axes: {m: {a: {}, b: {}}, budget: {budget: [steps, compute], reference: {m: a}}, RANDOM_SEED: [0, 1, 2]}"
     assert said(tmp_path, text, lambda run: Setting("set_mixed", "all_tokens", run.values["m"])) == []
