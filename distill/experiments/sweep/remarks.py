@@ -104,10 +104,11 @@ def remarks(sweep: Sweep, runs: Sequence[Run], settings: Mapping[str, Setting]) 
     out = []
     sets = {axis: _macros(sweep, axis) for axis in sweep.axes}
     weigh = [axis for axis, macros in sets.items() if macros & set(_RATIONALE_WEIGHT)]
+    varies_in_more = any(set(point) & set(_RATIONALE_WEIGHT) - set(sweep.axes) for point in sweep.more)
     for axis, macros in sets.items():
         there = [settings[run.name] for run in runs if axis in run.values and run.name in settings]
         if macros & set(RATES):
-            unweighed = [run for run in runs if not any(other in run.values for other in weigh)]
+            unweighed = [run for run in runs if not varies_in_more and not any(other in run.values for other in weigh)]
             out += _rates(
                 axis, there, [settings[run.name] for run in unweighed if run.name in settings and axis in run.values]
             )
@@ -186,7 +187,8 @@ def _rates(axis: str, there: Sequence[Setting], unweighed: Sequence[Setting]) ->
     if fixed:
         out.append(
             f"axis {axis!r} does not change the weight of the tasks in {len(fixed)} of {len(there)} runs: with NORMALIZER="
-            "task_tokens the effective λ is LAMBDA at every rate, and rates change only how often a task is drawn"
+            "task_tokens the effective λ is LAMBDA at every rate if each batch contains both tasks, and rates change only "
+            "how often a task is drawn; a log line gives the effective λ"
         )
     return out
 

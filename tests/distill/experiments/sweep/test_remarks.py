@@ -23,7 +23,10 @@ RATES = "axes: {rates: {ratio: [1, 4]}, RANDOM_SEED: [0, 1, 2]}"
 def test_rates_without_a_mixture_or_with_a_fixed_weight(tmp_path):
     assert said(tmp_path, RATES, "set_mixed") == []
     (line,) = said(tmp_path, RATES, "set_mixed", "task_tokens")
-    assert "does not change the weight of the tasks in 6 of 6 runs" in line and "effective λ is LAMBDA" in line
+    assert "does not change the weight of the tasks in 6 of 6 runs" in line
+    assert "the effective λ is LAMBDA at every rate if each batch contains both tasks" in line
+    weighed = f"{RATES}\nmore:\n- {{rates: 1, LAMBDA: [0.5, 2]}}"
+    assert said(tmp_path, weighed, "set_mixed", "task_tokens") == []
     (line,) = said(tmp_path, RATES, "set_paired")
     assert "axis 'rates' changes nothing in 6 of 6 runs: set_paired draws no mixture" in line
 
