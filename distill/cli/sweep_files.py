@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,7 @@ def read(options: argparse.Namespace, target: str) -> "Sweep":
         source, lines = found.source, no_lines
         bindings = [*found.added, *options.gin_bindings]
     else:
-        _check_exists(target)
+        _check_exists(target, starts=options.sweep[0] != "status")
         paths = configuration.search_paths(command_runs.search_paths(options))
         path, directory = _found(target, paths), options.directory
         source, lines = documents.read(path)
@@ -153,20 +154,29 @@ def with_points(
     return ({**without, "more": [*own, *added]} if own or added else without), added
 
 
-def _check_exists(target: str) -> None:
-    """Raises FileNotFoundError for a name without the suffix of a sweep file that is no file, either."""
+def _check_exists(target: str, *, starts: bool) -> None:
+    """Raises FileNotFoundError for a name without the suffix of a sweep file that is no file, either.
+
+    Args:
+      target: a sweep file or the directory of a sweep.
+      starts: whether the command may start a sweep, so that a shipped file may be meant.
+    """
     from distill.api import gin_files
-    from distill.experiments.sweep import documents
+    from distill.experiments.sweep import documents, plan
 
     path = Path(target)
     if path.suffix in documents.SUFFIXES or path.is_file():
         return
-    here = [str(path.with_name(one.name)) for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    beside = path.parent.iterdir() if path.parent.is_dir() else ()
+    sweeps = (one for one in beside if one.suffix in documents.SUFFIXES or os.path.isfile(one / plan.PLAN))
+    here = [str(path.with_name(one.name)) for one in sweeps]
     files = {name: f"{_SHIPPED}/{name}.yaml" for name in shipped()}
-    near = gin_files.close(target, here) or [files[name] for name in gin_files.close(path.name, files)]
+    near = gin_files.close(target, here)
+    if not near and starts and path.parent in (Path(), Path(_SHIPPED)):
+        near = [files[name] for name in gin_files.close(path.name, files)]
     raise FileNotFoundError(
-        f"{target} does not exist; expected a sweep file ({', '.join(documents.SUFFIXES)}) or the directory of a sweep"
-        f"{suggested(near[:1])}"
+        f"{target} does not exist; expected a sweep file ({', '.join(documents.SUFFIXES)}) or the directory of a sweep, "
+        f"which `distill sweep FILE` makes{suggested(near[:1])}"
     )
 
 

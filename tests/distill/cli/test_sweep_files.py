@@ -41,10 +41,14 @@ def test_a_printed_file_is_the_shipped_one_and_can_be_read(name, tmp_path, capsy
         (["status"], "no sweep was given"),
         (
             ["status", "nodir"],
-            "nodir does not exist; expected a sweep file (.yaml, .yml, .json) or the directory of a sweep",
+            "nodir does not exist; expected a sweep file (.yaml, .yml, .json) or the directory of a sweep, which `distill "
+            "sweep FILE` makes\n",
         ),
         (["demo_rats"], "demo_rats does not exist"),
         (["demo_rats"], "did you mean 'gin/sweeps/demo_rates.yaml'?"),
+        (["gin/sweeps/demo_rats"], "did you mean 'gin/sweeps/demo_rates.yaml'?"),
+        (["status", "rates"], "or the directory of a sweep, which `distill sweep FILE` makes\n"),
+        (["nodir/rates"], "or the directory of a sweep, which `distill sweep FILE` makes\n"),
     ],
 )
 def test_mistakes(given, message, capsys):
