@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+import time
 import types
 from collections.abc import Sequence
 
@@ -10,9 +11,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+APART_S = 0.5
+"""Two SIGINT within this time are one Ctrl-C, as in :mod:`distill.cli.interrupts`."""
+
 
 class StopRequest:
-    """Handles SIGINT and SIGTERM inside its ``with`` block. A second SIGINT raises KeyboardInterrupt at once.
+    """Handles SIGINT and SIGTERM inside its ``with`` block. A second Ctrl-C raises KeyboardInterrupt at once.
 
     Args:
       sync_period: with several processes, steps between agreements, so that all of them stop at the same step.
@@ -23,6 +27,7 @@ class StopRequest:
         self.name: str | None = None
         self._sync_period, self._will = sync_period, will
         self._previous: dict[int, object] = {}
+        self._first_sigint: float | None = None
         self._signalled = -1, False  # the step of the newest exchange, and whether any process had a signal then
 
     def __enter__(self) -> "StopRequest":
@@ -37,6 +42,14 @@ class StopRequest:
 
     def _handle(self, number: int, frame: types.FrameType | None) -> None:
         del frame
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._first_sigint is not None and now - self._first_sigint <= APART_S:
+                return
+            self._first_sigint = self._first_sigint or now
+        self._note(number)
+
+    def _note(self, number: int) -> None:
         if self.name is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
@@ -45,7 +58,7 @@ class StopRequest:
 
     def interrupt(self) -> None:
         """Obeys a KeyboardInterrupt that user code has raised, as the first Ctrl-C; raises it again after a signal."""
-        self._handle(signal.SIGINT, None)
+        self._note(signal.SIGINT)
 
     def agreed(self, step: int, wanted: Sequence[bool]) -> list[bool]:
         """Returns which of some things any process wants after ``step``; the same answer on every process.

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 
+from distill.cli import interrupts
 from distill.training import preemption
 from distill.training.preemption import StopRequest
 
@@ -28,6 +29,18 @@ def test_a_second_sigint_interrupts():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
     assert stop.name == "SIGTERM"
+
+
+def test_two_sigint_of_one_ctrl_c_save_and_a_later_one_interrupts(monkeypatch):
+    """A launcher passes on the SIGINT that the terminal has sent, too."""
+    assert preemption.APART_S == interrupts.APART_S
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested(1)
+        monkeypatch.setattr(preemption, "APART_S", 0.0)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_an_interrupt_of_user_code_is_the_first_or_second_ctrl_c():
