@@ -41,6 +41,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {tests_support.xla_flags(8)}".strip()
 
+import hypothesis
 import jax
 import jaxtyping
 import pytest
@@ -63,6 +64,10 @@ ANNOTATED = sorted(
 CHECKED = importlib.util.find_spec("beartype") is not None
 if CHECKED:
     jaxtyping.install_import_hook(ANNOTATED, "annotation_checker.checked")
+
+# A busy machine, or the import of a library inside an example, makes no test fail.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 
 compiled_programs.keep()
 jax.config.update("jax_numpy_dtype_promotion", "strict")

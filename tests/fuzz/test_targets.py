@@ -15,7 +15,7 @@ from fuzz import guard, mutations
 from fuzz.__main__ import note, table
 from fuzz.targets import TARGETS, Finding, Ready, check
 
-FEW = settings(max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=25, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")

@@ -68,7 +68,7 @@ def test_has_no_value_and_does_not_raise(expression):
     assert arithmetic.evaluate(expression) is None
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(alphabet="0123456789.+-*/%() eE", max_size=arithmetic.MAX_LENGTH + 10))
 def test_any_string_of_arithmetic_characters_is_quick_and_safe(text):
     start = time.perf_counter()
@@ -77,7 +77,7 @@ def test_any_string_of_arithmetic_characters_is_quick_and_safe(text):
     assert value is None or isinstance(value, Fraction)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(max_size=300))
 def test_any_text_is_safe(text):
     value = arithmetic.evaluate(text)
@@ -109,7 +109,7 @@ _EXPRESSIONS = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(_EXPRESSIONS)
 def test_the_value_is_exact(expression):
     text, value = expression

@@ -212,7 +212,7 @@ pieces = st.sampled_from(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.binary(max_size=200) | st.lists(pieces, max_size=30).map(b"".join), st.sampled_from([1, 7, 2**16]))
 def test_any_bytes_are_accounted_for_or_refused(tmp_path_factory, data, block):
     path = tmp_path_factory.getbasetemp() / "any.jsonl"
@@ -234,7 +234,7 @@ def test_any_bytes_are_accounted_for_or_refused(tmp_path_factory, data, block):
         assert len(numbers) == len(lines)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(json_values, max_size=6),
     st.sampled_from(["lines", "array", "indented"]),

@@ -399,7 +399,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.dictionaries(st.sampled_from([*jsonl.FIELDS, "q", "\udc00"]), values), min_size=1, max_size=4),
     st.data(),

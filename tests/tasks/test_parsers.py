@@ -449,7 +449,7 @@ _PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(_PIECES | st.text(max_size=5), max_size=8), st.sampled_from(parsers.NAMES), st.booleans())
 def test_any_reply_is_read_without_error_and_consistently(pieces, name, strict):
     reply = " ".join(pieces)
@@ -477,7 +477,7 @@ def test_any_reply_is_read_without_error_and_consistently(pieces, name, strict):
 _WORDS = st.text(alphabet="abcdefgh ,'", min_size=1).map(str.strip).filter(bool)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(_WORDS, st.lists(_WORDS, min_size=2, max_size=5, unique=True), st.data())
 def test_a_well_formed_reply_is_read_back(rationale, choices, data):
     index = data.draw(st.integers(0, len(choices) - 1))

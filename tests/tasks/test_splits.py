@@ -33,7 +33,7 @@ def test_known_positions_stay_what_they_are():
     assert splits.position("question 0", seed=1, purpose="subsample") == pytest.approx(0.5509308737244762)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     st.lists(TEXTS, max_size=40),
     st.floats(0.01, 1.0),
@@ -114,7 +114,7 @@ def test_equal_inputs_stay_together_and_training_rows_are_left():
     assert _cut(_records(5), fraction=0.0) == [["0", "1", "2", "3", "4"], []]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.lists(TEXTS, min_size=1, max_size=30), st.floats(0.01, 0.5), st.integers(0, 2**31))
 def test_the_two_parts_are_always_a_partition_by_input(texts, fraction, seed):
     rows = [Record(id=str(i), input=text) for i, text in enumerate(texts)]

@@ -75,7 +75,7 @@ def test_hugging_faces_tokenizer_reads_the_separator_in_the_same_way(t5_vocabula
         assert preprocessors.encode(vocabulary, text, "</s>") == tokenizer(text)["input_ids"], text
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.text(max_size=10), min_size=1, max_size=3), st.booleans())
 def test_both_encoders_agree(pieces, separated):
     import tensorflow as tf
@@ -89,7 +89,7 @@ def test_both_encoders_agree(pieces, separated):
         assert ids.count(1) == (len(text.split("</s>")) if separated else 1)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.text(max_size=20), st.booleans())
 def test_both_encoders_put_the_same_bos_before_a_text(gemma_vocabulary, text, bos):
     import tensorflow as tf
@@ -153,7 +153,7 @@ def assert_alike(ours, theirs, text, ids):
     )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(TEXTS, st.lists(st.integers(0, 500), max_size=20), st.sampled_from([0, 7, 125]))
 def test_plain_bytes_are_seqios(text, ids, extra_ids):
     assert_alike(plain_vocabularies.Bytes(extra_ids), seqio.ByteVocabulary(extra_ids), text, ids)
@@ -169,7 +169,7 @@ def test_plain_pieces_are_seqios(models, kind, extra_ids):
     stored = vocabularies.without_extra_ids(theirs.sp_model, extra_ids)
     again = plain_vocabularies.SentencePiece(stored, extra_ids)  # as a model directory keeps it
 
-    @settings(deadline=None, max_examples=100)
+    @settings(max_examples=100)
     @given(TEXTS, st.lists(st.integers(0, 500), max_size=20))
     def alike(text, ids):
         assert_alike(ours, theirs, text, ids)

@@ -66,7 +66,7 @@ def fakes(tmp_path_factory):
     ids=lambda backend: type(backend).__name__,
 )
 def test_the_program_gets_the_arguments_as_they_were_given(backend, fakes):
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     @given(st.lists(texts | awkward, max_size=5), texts)
     def check(words, value):
         fakes.codes(0)
@@ -82,13 +82,13 @@ def test_the_program_gets_the_arguments_as_they_were_given(backend, fakes):
     check()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(texts | awkward, min_size=1, max_size=5))
 def test_words_are_read_back(words):
     assert shlex.split(quoting.words(words)) == words
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(texts | awkward, min_size=1, max_size=5))
 def test_embedded_words_survive_yaml_and_bash(words):
     text = quoting.embedded_words(words)

@@ -167,7 +167,7 @@ def test_an_array_in_memory():
 
 
 @given(st.lists(st.integers(1, 5000), min_size=0, max_size=4).map(tuple), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_chunks_are_small_and_whole(shape, stacked):
     chunk = arrays.chunk_shape(shape, stacked=stacked)
     assert len(chunk) == len(shape) and all(1 <= c <= max(s, 1) for c, s in zip(chunk, shape))

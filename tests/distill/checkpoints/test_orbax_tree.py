@@ -124,7 +124,7 @@ def test_damaged_orbax_databases(orbax, tmp_path):
         refused(folder, "cannot be")
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_fuzz_orbax_files(data, orbax, tmp_path):
     folder = tmp_path / "fuzz"

@@ -456,7 +456,7 @@ def test_remote_folders_are_copied_and_checked(names, built, tmp_path, monkeypat
         BatchStream(names.paired, Layout(4, 64, 64), cache_dir=remote)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 9)), min_size=1, max_size=12),
     ends=st.booleans(),

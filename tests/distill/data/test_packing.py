@@ -43,7 +43,7 @@ def unpack(batch, packed):
 lengths = st.tuples(st.integers(1, 12), st.integers(1, 8))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(groups=st.lists(st.lists(lengths, min_size=1, max_size=2), min_size=1, max_size=40), packed=st.booleans())
 def test_every_sequence_comes_out_once_and_whole(groups, packed):
     layout = Layout(3, 12, 8, packed)
@@ -69,7 +69,7 @@ def test_every_sequence_comes_out_once_and_whole(groups, packed):
                 assert (positions[starts & (segments > 0)] == 0).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pairs=st.lists(st.tuples(lengths, lengths), min_size=1, max_size=30), packed=st.booleans())
 def test_both_sequences_of_a_pair_are_in_one_batch(pairs, packed):
     made = [
@@ -100,7 +100,7 @@ def first_fit(groups, layout):
     return placed, len(groups)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     groups=st.lists(st.lists(lengths, min_size=1, max_size=2), min_size=1, max_size=40),
     rows=st.integers(2, 9),

@@ -93,7 +93,7 @@ def test_bfloat16_values_and_gradients_equal_plain_attention():
     check_equal(values_and_gradients(interpreted, False, *given_), values_and_gradients(plain, False, *given_), 0.03)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.integers(0, 3), min_size=96, max_size=96), st.lists(st.integers(0, 3), min_size=64, max_size=64))
 def test_any_segments_sorted_or_not_give_plain_attention(queries, keys):
     """Also segments without a counterpart: a query that sees no key, a key that no query sees, a block of both."""

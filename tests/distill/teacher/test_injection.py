@@ -79,7 +79,7 @@ def test_known_attacks(tmp_path):
         assert len(list(jsonl.JsonLines({"all": str(tmp_path / "out.jsonl")})("all"))) == len(records)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.text(min_size=1, max_size=40).filter(lambda text: text.strip() and "innocent" not in text),

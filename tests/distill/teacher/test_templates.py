@@ -167,7 +167,7 @@ PIECES = [
 HOSTILE = st.lists(st.sampled_from(PIECES), max_size=30).map("".join) | st.text(max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(HOSTILE)
 def test_no_input_can_begin_a_block_of_its_own(text):
     prompt = simple()

@@ -65,7 +65,7 @@ def torch_paper_loss(batch, alpha):
     return value.item(), hidden.grad.numpy(), kernel.grad.numpy()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), alpha=st.floats(0.05, 0.95))
 def test_default_normalizer_is_the_papers_formula(seed, alpha):
     batch = random_batch(seed)
@@ -162,7 +162,7 @@ def test_the_vocabulary_is_sharded_if_hidden_states_are_smaller_than_the_kernel(
     assert not cross_entropy._is_vocabulary_split(pieces=1, tokens=1, vocab=32128)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 10_000), lam=st.floats(0.0, 5.0), normalizer=st.sampled_from(NORMALIZERS))
 def test_total_weight_of_a_task_is_its_coefficient(seed, lam, normalizer):
     batch = random_batch(seed)

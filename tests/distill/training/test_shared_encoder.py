@@ -62,7 +62,7 @@ def batches_of(groups, layout):
     yield packer.emit()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=st.lists(examples, min_size=1, max_size=30), packed=st.booleans())
 def test_every_target_has_its_input_in_its_window(sizes, packed):
     layout = Layout(3, 12, 8, packed, shared_encoder=True)
@@ -102,7 +102,7 @@ def test_groups_are_placed_whole_and_first_fit():
         planner.add([(4, 5), (0, 4)])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes=st.lists(examples, min_size=1, max_size=12), ends=st.booleans())
 def test_truncation_gives_the_rationale_the_room_that_the_label_leaves(sizes, ends):
     layout = Layout(1, 6, 4, shared_encoder=True)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from distill.checkpoints.huggingface import safetensors_stream
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=st.dictionaries(
         st.text('abc.é"\\', min_size=1, max_size=5),

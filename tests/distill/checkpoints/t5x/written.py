@@ -15,7 +15,7 @@ from distill.model.parameters import stack_layers, unstack_layers
 PLAIN = T5Config(20, 8, 2, 4, 12, 2, 3)
 
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def in_layout(params, config, scan):
