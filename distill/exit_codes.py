@@ -23,6 +23,9 @@ NOTHING_SAVED = "nothing was saved yet: run the same command again to start over
 START_OVER = "run the same command again to start over"
 """The same for a command that keeps no progress."""
 
+APART_S = 0.5
+"""Two SIGINT within this time are one Ctrl-C, which a terminal and a launcher both pass on."""
+
 
 class Stopped(Exception):
     """A signal ended a run, all progress saved; the text is the signal's name."""

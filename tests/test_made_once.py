@@ -8,7 +8,7 @@ from tests_support import write_rows
 
 
 def register(folder, rows, **settings):
-    """The label task of a data set of its own, registered anew."""
+    """Writes and registers a data set; returns its label task."""
     write_rows(folder / "train.jsonl", rows)
     fields = {"input": "question", "rationale": "why", "label": "answer"}
     dataset = jsonl.dataset({"train": folder / "train.jsonl"}, name="made_once", fields=fields)

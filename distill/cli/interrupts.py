@@ -16,9 +16,8 @@ import weakref
 from collections.abc import Callable, Iterator
 
 from distill import exit_codes
+from distill.exit_codes import APART_S
 
-APART_S = 0.5
-"""Two SIGINT within this time are one Ctrl-C, which a terminal and a launcher both pass on."""
 AGAIN_S = 0.1
 """A signal whose exception was lost is sent again after this time: where it was lost has ended by then."""
 _LOST = 255  # in the pipe, where numbers of signals are at most 64
@@ -47,10 +46,15 @@ def unsaved() -> str | None:
     directory = next(iter(_trained), None)
     if directory is None or "://" in directory:
         return None
-    with contextlib.suppress(OSError):
-        if any(name.isdecimal() for name in os.listdir(os.path.join(directory, "checkpoints"))):
-            return None
-    return directory
+    return None if holds_checkpoint(directory) else directory
+
+
+def holds_checkpoint(directory: str) -> bool:
+    """Whether a local model directory holds a checkpoint; imports nothing, for signals during imports."""
+    try:
+        return any(name.isdecimal() for name in os.listdir(os.path.join(directory, "checkpoints")))
+    except OSError:
+        return False
 
 
 def _message() -> bytes:

@@ -73,10 +73,7 @@ def _has_checkpoint(words: Sequence[str]) -> bool:
     given = re.findall(r"^--gin\.MODEL_DIR=[\"']?(.*?)[\"']?$", "\n".join(words), re.MULTILINE)
     if not given or "://" in given[-1]:  # a gin file names it, or it is remote
         return True
-    try:
-        return any(name.isdecimal() for name in os.listdir(os.path.join(os.path.expanduser(given[-1]), "checkpoints")))
-    except OSError:
-        return False
+    return interrupts.holds_checkpoint(os.path.expanduser(given[-1]))
 
 
 def command_function(command: str) -> Callable[[argparse.Namespace], int]:

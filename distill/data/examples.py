@@ -195,9 +195,9 @@ def sample(
     """
     rows = task.num_input_examples(split)
     every = -(-rows // SAMPLE) if rows else 1
-    sample = reading.examples(task, split, limit=SAMPLE, every=every, use_cached=use_cached, only_tokens=True)
+    rows_read = reading.examples(task, split, limit=SAMPLE, every=every, use_cached=use_cached, only_tokens=True)
     counts, pairs, read = features.Counts(), [], 0
-    for example in sample:
+    for example in rows_read:
         read += 1
         pairs += features.to_group(example, layout, counts)
     return Sequences.of(pairs), counts, read < SAMPLE if rows is None else rows <= SAMPLE

@@ -11,8 +11,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-APART_S = 0.5
-"""Two SIGINT within this time are one Ctrl-C, as in :mod:`distill.cli.interrupts`."""
+from distill.exit_codes import APART_S
 
 
 class StopRequest:

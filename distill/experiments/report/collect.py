@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from distill import locking, outputs
-from distill.counting import joined
+from distill.counting import joined, with_more
 from distill.experiments.sweep import PLAN, SEED, read_directory
 from distill.experiments.sweep.files import reached_step
 from distill.inference.own_files import ATTEMPTS
@@ -239,8 +239,8 @@ def _remedy(unfinished: Mapping[Path, Unfinished]) -> str:
         at = "" if step is None else f" at step {step}"
         parts.append(f"{stopped[0].name} was stopped{at}: run its distill train command again, which continues it")
     elif stopped:
-        more = f"{stopped[0].name} and {len(stopped) - 1} more"
-        parts.append(f"{more} were stopped: run the distill train command of each again, which continues it")
+        names = with_more([path.name for path in stopped])
+        parts.append(f"{names} were stopped: run the distill train command of each again, which continues it")
     if sweep is not None:
         parts.append(f"distill sweep {shlex.quote(str(sweep))} trains those that wait")
     return "".join(f"; {part}" for part in parts)
