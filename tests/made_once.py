@@ -4,7 +4,6 @@ TensorFlow traces every step of a data set anew, which takes two fifths of the t
 axes takes an eighth of it.
 """
 
-import collections
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,23 +20,13 @@ Read = Callable[..., Iterator[dict[str, Any]]]
 Draw = Callable[[Mapping[str, Any], str | None, str | None], bytes]
 
 
-class _Kept(collections.OrderedDict):
-    def get_or_make(self, place: Any, make: Callable[[], Any]) -> Any:
-        if place not in self:
-            self[place] = make()
-        self.move_to_end(place)
-        if len(self) > KEPT:
-            self.popitem(last=False)
-        return self[place]
-
-
 def examples(read: Read) -> Read:
     """Returns ``reading.examples`` as a function that reads equal rows with equal settings once.
 
     Only tasks of this package over rows in memory are equal to others: by the rows' hash, the vocabulary and the
     preprocessors, their functions included. SeqIO's cache and large data sets are always read.
     """
-    kept = _Kept()
+    kept = traced_steps.Kept()
 
     @functools.wraps(read)
     def read_once(task: seqio.Task, split: str, **options: Any) -> Iterator[dict[str, Any]]:
@@ -46,7 +35,7 @@ def examples(read: Read) -> Read:
             yield from read(task, split, **options)
             return
         place = (*place, tuple(sorted(options.items())))
-        for example in kept.get_or_make(place, lambda: list(read(task, split, **options))):
+        for example in kept.get_or_make(place, lambda: list(read(task, split, **options)), KEPT):
             yield dict(example)
 
     return read_once
@@ -54,12 +43,12 @@ def examples(read: Read) -> Read:
 
 def pictures(draw: Draw) -> Draw:
     """Returns ``curves._figure`` as a function that draws once for equal curves with no, few or many points."""
-    kept = _Kept()
+    kept = traced_steps.Kept()
 
     @functools.wraps(draw)
     def drawn_once(scalars: Mapping[str, Any], split: str | None, metric: str | None) -> bytes:
         drawn = tuple(sorted((tag, bool(points), curves._marker(points)) for tag, points in scalars.items()))
-        return kept.get_or_make((drawn, split, metric), lambda: draw(scalars, split, metric))
+        return kept.get_or_make((drawn, split, metric), lambda: draw(scalars, split, metric), KEPT)
 
     return drawn_once
 

@@ -19,26 +19,34 @@ KEPT = 32  # steps, those requested last
 Make = Callable[..., Callable[..., Any]]
 
 
+class Kept(collections.OrderedDict):
+    """What was made, by what makes it what it is; those requested last."""
+
+    def get_or_make(self, place: Any, make: Callable[[], Any], most: int) -> Any:
+        """Returns what is kept at ``place``, or makes it; at most ``most`` are kept."""
+        if place not in self:
+            self[place] = make()
+        self.move_to_end(place)
+        if len(self) > most:
+            self.popitem(last=False)
+        return self[place]
+
+
 def kept(make: Make) -> Make:
     """Returns ``make_train_step`` as a function that gives the step it made before for equal settings.
 
     The rules from logical to mesh axes are those in force; JAX's own caches know nothing of them. Settings that cannot be
     compared give a step of their own.
     """
-    steps: collections.OrderedDict[Any, Callable[..., Any]] = collections.OrderedDict()
+    steps = Kept()
 
     def made_once(*settings: Any, **options: Any) -> Callable[..., Any]:
         place = identity((settings, options, nn.get_logical_axis_rules()))
         try:
-            present = place in steps
+            hash(place)
         except TypeError:
             return make(*settings, **options)
-        if not present:
-            steps[place] = make(*settings, **options)
-        steps.move_to_end(place)
-        if len(steps) > KEPT:
-            steps.popitem(last=False)
-        return steps[place]
+        return steps.get_or_make(place, lambda: make(*settings, **options), KEPT)
 
     return made_once
 
