@@ -138,7 +138,7 @@ def pack_batches(groups: Iterable[list[TokenPair]], layout: Layout) -> Iterator[
 
 
 class TwoTaskFeatureConverter(seqio.FeatureConverter):
-    """SeqIO's encoder-decoder converter with ``decoder_task_ids``, row weights, paired examples and first-fit packing.
+    """SeqIO's encoder-decoder converter with ``decoder_task_ids``, row weights, paired examples and packing.
 
     Use it with ``seqio.get_dataset`` and T5X's ``DatasetConfig``; ``task_feature_lengths`` names ``inputs`` and
     ``targets``. Packed windows are emitted in runs of ``windows`` that were filled together. With a batch size of that

@@ -1,4 +1,4 @@
-"""First-fit packing of (input, target) sequences into the fixed windows of one batch, in numpy.
+"""Packing of (input, target) sequences into the fixed windows of one batch, in numpy.
 
 Packing has two phases. Planning assigns sequences to windows; it needs only lengths, so all processes of a run compute
 the same plan. Filling copies tokens; it needs only the tokens of the requested windows.
@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from distill import validation
+from distill.data.windows import Windows, place_all
+
+# Placing a batch anew takes up to 0.1 ms per sequence, and large batches are full enough without it.
+_MOST_PLACED_ANEW = 128
 
 Rows = slice | np.ndarray
 """Some rows (windows) of a global batch: a slice, or their numbers, int64 in ascending order."""
@@ -179,9 +183,11 @@ class Plan:
 class Planner:
     """Places groups of sequences into the windows of one batch; a group is placed whole or not at all.
 
-    First-fit with all windows of the batch open. A paired example is a group of two sequences, so its label and its
-    rationale are always in the same batch and, if they share an input, in the same window. An unpacked batch is the
-    same with one sequence per window, or one group per window if its sequences share an input.
+    All windows of the batch are open, and a sequence is placed where it keeps the balance of inputs and targets; see
+    :mod:`distill.data.windows`. When a group does not fit, the sequences of a small batch are all placed anew. A paired
+    example is a group of two sequences, so its label and its rationale are always in the same batch and, if they share an
+    input, in the same window. An unpacked batch has one sequence per window, or one group per window if its sequences
+    share an input.
     """
 
     def __init__(self, layout: Layout):
@@ -189,16 +195,15 @@ class Planner:
         self._clear()
 
     def _clear(self) -> None:
-        layout = self.layout
-        self._encoder_left = np.full(layout.windows, layout.encoder_length, np.int32)
-        self._decoder_left = np.full(layout.windows, layout.decoder_length, np.int32)
-        self._segments = [0] * layout.windows
-        self._used = 0  # windows in use; they precede the empty ones
-        self._number = 0
-        self._placed: list[int] = []  # per sequence: row, segment, and the free tokens of its window before placement
+        self._windows = Windows(self.layout.windows, self.layout.encoder_length, self.layout.decoder_length)
+        # What is placed whole in one window: a sequence, or, with a shared encoder, a group.
+        self._sizes: list[tuple[int, int]] = []
+        self._rows: list[int] = []
+        self._sequences: list[tuple[int, int]] = []
+        self._first: list[int] = []  # 1 for the first sequence of its window's item, else 0
 
     def __len__(self) -> int:
-        return self._number
+        return len(self._sequences)
 
     def add(self, group: Sequence[tuple[int, int]]) -> bool:
         """Places the whole group and returns True, or places nothing and returns False.
@@ -211,74 +216,83 @@ class Planner:
           ValueError: a sequence is longer than a window, the group does not fit an empty batch, or, with a shared
             encoder, the group has more than two sequences or the second one has an input.
         """
-        if self.layout.shared_encoder:
-            return self._add_shared(group)
-        mark, used = self._number, self._used
-        encoder_left, decoder_left, segments = self._encoder_left, self._decoder_left, self._segments
-        for encoder, decoder in group:
-            row = self._first_fit(encoder, decoder)
-            if row is None:
-                if mark == 0:
-                    raise ValueError(
-                        f"a group of {len(group)} sequences does not fit an empty batch of {self.layout.windows} windows"
-                    )
-                self._undo(group, mark, used)
-                return False
-            segments[row] += 1
-            self._placed += (row, segments[row], int(encoder_left[row]), int(decoder_left[row]))
-            self._number += 1
-            encoder_left[row] -= encoder
-            decoder_left[row] -= decoder
-            if row == self._used:
-                self._used += 1
-        return True
-
-    def _add_shared(self, group: Sequence[tuple[int, int]]) -> bool:
-        if len(group) > 2 or any(encoder for encoder, _ in group[1:]):
-            raise ValueError(f"at most two sequences may share an input, and only the first may have it; got {group}")
-        row = self._first_fit(sum(encoder for encoder, _ in group), sum(decoder for _, decoder in group))
-        if row is None:
+        sizes = self._checked(group)
+        rows = self._placed(sizes)
+        if rows is None:
+            if not self._sizes:
+                raise ValueError(
+                    f"a group of {len(group)} sequences does not fit an empty batch of {self.layout.windows} windows"
+                )
+            rows = self._placed_anew(sizes)
+        if rows is None:
             return False
-        for number, (encoder, decoder) in enumerate(group, 1):
-            left = int(self._encoder_left[row]), int(self._decoder_left[row])
-            self._placed += (row, self._segments[row] + number, *left)
-            self._number += 1
-            self._encoder_left[row] -= encoder
-            self._decoder_left[row] -= decoder
-        self._segments[row] += 2
-        if row == self._used:
-            self._used += 1
+        self._sizes += sizes
+        self._rows += rows
+        self._sequences += group
+        self._first += [1, *[0] * (len(group) - 1)] if self.layout.shared_encoder else [1] * len(group)
         return True
 
-    def _first_fit(self, encoder: int, decoder: int) -> int | None:
-        layout, used = self.layout, self._used
-        if encoder > layout.encoder_length or decoder > layout.decoder_length:
-            raise ValueError(
-                f"a sequence of {encoder} input and {decoder} target tokens is longer than the window "
-                f"({layout.encoder_length}, {layout.decoder_length}); truncate it first"
-            )
-        if layout.packed and used:
-            fits = (self._encoder_left[:used] >= encoder) & (self._decoder_left[:used] >= decoder)
-            row = int(fits.argmax())
-            if fits[row]:
-                return row
-        return used if used < layout.windows else None
+    def _checked(self, group: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Returns the sizes of what must be placed; raises ValueError if one is larger than a window."""
+        layout = self.layout
+        sizes = list(group)
+        if layout.shared_encoder and group:
+            if len(group) > 2 or any(encoder for encoder, _ in group[1:]):
+                raise ValueError(
+                    f"at most two sequences may share an input, and only the first may have it; got {group}"
+                )
+            sizes = [(sum(encoder for encoder, _ in group), sum(decoder for _, decoder in group))]
+        for encoder, decoder in sizes:
+            if encoder > layout.encoder_length or decoder > layout.decoder_length:
+                raise ValueError(
+                    f"a sequence of {encoder} input and {decoder} target tokens is longer than the window "
+                    f"({layout.encoder_length}, {layout.decoder_length}); truncate it first"
+                )
+        return sizes if layout.packed else [(layout.encoder_length, layout.decoder_length)] * len(sizes)
 
-    def _undo(self, group: Sequence[tuple[int, int]], mark: int, used: int) -> None:
-        for row, (encoder, decoder) in zip(self._placed[4 * mark :: 4], group):
-            self._segments[row] -= 1
-            self._encoder_left[row] += encoder
-            self._decoder_left[row] += decoder
-        del self._placed[4 * mark :]
-        self._number, self._used = mark, used
+    def _placed(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+        """Returns the window of each size; None, and nothing is placed, if one does not fit."""
+        rows: list[int] = []
+        for size in sizes:
+            row = self._windows.place(*size)
+            if row is None:
+                for placed, before in zip(rows, sizes):
+                    self._windows.give_back(placed, *before)
+                return None
+            rows.append(row)
+        return rows
+
+    def _placed_anew(self, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+        """Places everything anew to make room for more, if the batch is small; returns the windows of ``sizes``."""
+        before, layout = len(self._sizes), self.layout
+        if before > _MOST_PLACED_ANEW:
+            return None
+        anew = place_all([*self._sizes, *sizes], layout.windows, layout.encoder_length, layout.decoder_length)
+        if anew is None:
+            return None
+        self._windows, rows = anew
+        self._rows = rows[:before]
+        return rows[before:]
 
     def take(self) -> Plan:
         """Returns the plan of the batch so far, and resets the planner."""
-        rows, segments, encoder_left, decoder_left = np.array(self._placed, np.int64).reshape(-1, 4).T
+        encoder, decoder = np.array(self._sequences, np.int64).reshape(-1, 2).T
+        first = np.array(self._first, np.int64)
+        rows = np.array(self._rows, np.int64)[np.cumsum(first) - 1]
+        shared = self.layout.shared_encoder
         self._clear()
-        return Plan(
-            rows, segments, self.layout.encoder_length - encoder_left, self.layout.decoder_length - decoder_left
-        )
+        before = _before(rows, first)
+        segments = 2 * before + first if shared else before + 1
+        return Plan(rows, segments, _before(rows, encoder), _before(rows, decoder))
+
+
+def _before(rows: np.ndarray, amounts: np.ndarray) -> np.ndarray:
+    """Returns, for each element, the sum of the earlier amounts of its row, int64."""
+    order = np.argsort(rows, kind="stable")
+    of_row, sums = rows[order], np.cumsum(amounts[order]) - amounts[order]
+    out = np.empty(len(rows), np.int64)
+    out[order] = sums - sums[np.searchsorted(of_row, of_row)]
+    return out
 
 
 def fill(layout: Layout, rows: Rows, plan: Plan, sequences: Sequences) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""First-fit packing: no sequence is lost or split, groups stay together, shapes are fixed."""
+"""Packing: no sequence is lost or split, groups stay together, shapes are fixed."""
 
 import numpy as np
 import pytest
@@ -82,44 +82,52 @@ def test_both_sequences_of_a_pair_are_in_one_batch(pairs, packed):
             assert (10 * i + 2 in firsts) == (10 * i + 3 in firsts)
 
 
-def first_fit(groups, layout):
-    """A plain reference: (row, segment, encoder offset, decoder offset) per sequence, and the number of groups placed."""
-    used, placed = [[0, 0, 0] for _ in range(layout.windows)], []
-    for taken, group in enumerate(groups):
-        trial, more = [list(row) for row in used], []
-        for encoder, decoder in group:
-            for number, row in enumerate(trial):
-                alone = layout.packed or row[2] == 0
-                if alone and row[0] + encoder <= layout.encoder_length and row[1] + decoder <= layout.decoder_length:
-                    more.append((number, row[2] + 1, row[0], row[1]))
-                    trial[number] = [row[0] + encoder, row[1] + decoder, row[2] + 1]
-                    break
-            else:
-                return placed, taken
-        used, placed = trial, placed + more
-    return placed, len(groups)
-
-
 @settings(max_examples=200)
 @given(
     groups=st.lists(st.lists(lengths, min_size=1, max_size=2), min_size=1, max_size=40),
     rows=st.integers(2, 9),
     packed=st.booleans(),
+    shared=st.booleans(),
 )
-def test_plans_are_first_fit(groups, rows, packed):
-    layout = Layout(rows, 12, 8, packed)
-    planner, taken = Planner(layout), 0
-    while taken < len(groups):
-        expected, number = first_fit(groups[taken:], layout)
-        for group in groups[taken : taken + number]:
-            assert planner.add(group)
-        if taken + number < len(groups):
-            assert not planner.add(groups[taken + number])
-        assert len(planner) == len(expected)
-        plan = planner.take()
-        got = np.stack([plan.rows, plan.segments, plan.encoder_offsets, plan.decoder_offsets], axis=1)
-        assert [tuple(row) for row in got.tolist()] == expected
-        taken += number
+def test_plans_hold_what_was_accepted(groups, rows, packed, shared):
+    layout = Layout(rows, 24, 16, packed, shared_encoder=shared)
+    if shared:
+        groups = [[first, *((0, targets) for _, targets in more)] for first, *more in groups]
+    planner, accepted = Planner(layout), []
+    for group in groups:
+        if not planner.add(group):
+            break
+        accepted += group
+        assert len(planner) == len(accepted)
+    plan = planner.take()
+    assert len(planner) == 0
+    assert len(plan.rows) == len(accepted)
+    for row in range(rows):
+        inside = np.flatnonzero(plan.rows == row)
+        inputs, targets = np.array(accepted, np.int64).reshape(-1, 2)[inside].T
+        np.testing.assert_array_equal(plan.encoder_offsets[inside], np.cumsum(inputs) - inputs)
+        np.testing.assert_array_equal(plan.decoder_offsets[inside], np.cumsum(targets) - targets)
+        assert inputs.sum() <= 24
+        assert targets.sum() <= 16
+        if shared:
+            firsts = inputs > 0
+            np.testing.assert_array_equal(plan.segments[inside], 2 * np.cumsum(firsts) - firsts)
+        else:
+            np.testing.assert_array_equal(plan.segments[inside], np.arange(len(inside)) + 1)
+        if not packed:
+            assert (inputs > 0).sum() <= 1
+
+
+def test_a_refused_group_leaves_no_trace():
+    ours, other = Planner(Layout(2, 10, 10)), Planner(Layout(2, 10, 10))
+    for planner in (ours, other):
+        assert planner.add([(6, 6), (5, 5)])
+    assert not ours.add([(4, 4), (6, 6)])
+    for planner in (ours, other):
+        assert planner.add([(5, 5)])
+    expected = vars(other.take())
+    for name, value in vars(ours.take()).items():
+        np.testing.assert_array_equal(value, expected[name])
 
 
 @pytest.mark.parametrize("rows", [slice(1, 3), np.array([1, 3])], ids=["adjacent", "apart"])
@@ -134,12 +142,13 @@ def test_rows_of_a_process_equal_those_of_the_whole_batch(rows):
         np.testing.assert_array_equal(value, expected[name][rows])
 
 
-def test_first_fit_fills_gaps_that_a_sequential_packer_leaves():
+def test_a_small_batch_is_placed_anew_to_make_room():
     packer = Packer(Layout(2, 10, 10))
-    for length in (6, 7, 4, 3):
-        assert packer.add([token_pair(length, 1)])
+    for length in (3, 3, 4, 6, 4):  # 3 and 3, 4 and 6 in one window each leave no room for the last
+        assert packer.add([token_pair(length, length)])
     batch = packer.emit()
     assert (batch["encoder_segment_ids"] > 0).all()
+    assert sorted(len(sequence[0]) for sequence in unpack(batch, True)) == [3, 3, 4, 4, 6]
 
 
 def test_a_sequence_longer_than_the_window_is_rejected():
