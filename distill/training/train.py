@@ -27,7 +27,7 @@ from distill.sharding import partitioning, xla_options
 from distill.tasks import metrics
 from distill.terminal import Terminal
 from distill.training import callbacks as user_callbacks
-from distill.training import checks, record, reporting, timing, tracking
+from distill.training import checks, host_memory, record, reporting, timing, tracking
 from distill.training.config import (
     DataConfig,
     LoopConfig,
@@ -119,6 +119,7 @@ def train(
         return _complete(directory, loop)
     terminal = Terminal(active=jax.process_index() == 0, quiet=quiet)
     device_mesh = mesh.build()
+    host_memory.keep_freed(device_mesh)
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
     compiler_options = xla_options.accepted(loop.compiler_options, device_mesh)
     optimizer = restricted(optimizer, loop.trainable)
