@@ -78,7 +78,8 @@ def place_all(
       The windows afterwards, and the window of each sequence; None if no order that was tried fits all.
     """
     shares = np.array(sizes) / (encoder_length, decoder_length)
-    if (shares.sum(axis=0) > number).any():
+    # Of sequences longer than half a window, no two share one.
+    if (shares.sum(axis=0) > number).any() or ((shares > 0.5).sum(axis=0) > number).any():
         return None
     orders = [np.argsort(-lengths, kind="stable").tolist() for lengths in (shares.max(axis=1), shares.sum(axis=1))]
     for tightness in _TIGHTNESSES:

@@ -51,8 +51,10 @@ def test_all_are_placed_or_none(sizes, number):
     assert [windows.place(12, 8) for _ in range(number)] == list(range(number))
 
 
-def test_more_than_the_windows_hold_is_not_tried():
-    assert place_all([(5, 1)] * 3, 1, 10, 10) is None
+@pytest.mark.parametrize("sizes", [[(5, 1)] * 3, [(1, 6), (1, 6)]], ids=["too many tokens", "two long targets"])
+def test_more_than_the_windows_hold_is_not_tried(sizes, monkeypatch):
+    monkeypatch.delattr(Windows, "place")
+    assert place_all(sizes, 1, 10, 10) is None
 
 
 def first_fit(sizes, layout):
