@@ -18,10 +18,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["DISTILL_COMPILATION_CACHE"] = "off"  # commands that tests start write nothing into the user's cache folder
-# Freed memory is kept: half of the time in the kernel was for pages that were returned and requested again.
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 28))
-os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(1 << 25))
-os.environ.setdefault("MALLOC_TOP_PAD_", str(1 << 24))
+# Freed memory is kept, as by distill.training.host_memory, from the start and in all commands that tests start: half of
+# the time in the kernel was for pages that were returned and requested again.
+os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))
+os.environ.setdefault("MALLOC_TOP_PAD_", str(1 << 26))
 # Checkpoints are written with one fsync a file, which a disk takes milliseconds for: temporary folders are in memory where
 # it is ample. They are removed at the end, unless a test failed.
 if "PYTEST_DEBUG_TEMPROOT" not in os.environ and tests_support.ample(pathlib.Path(tests_support.IN_MEMORY)):
