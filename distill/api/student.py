@@ -108,7 +108,8 @@ class Student:
     ) -> list[Answer]:
         """Answers inputs in their order. Warns, once, how many are truncated, untrained in length, or of unknown tokens.
 
-        It also warns how many have no answer (``error``), and how many answers reached ``decode.max_decode_len``.
+        It also warns how many have no answer (``error``), and how many answers are empty or reached
+        ``decode.max_decode_len``.
 
         Args:
           inputs: texts without task prefixes, or rows, whose input is read from the field that the student was trained
@@ -141,8 +142,9 @@ class Student:
         problems = [one.problem for one in found if one.problem is not None]
         if problems:
             logging.warning("%d of %s have no answer: %s", len(problems), counted(len(found), "input"), problems[0])
-        if cut := sum(one.cut and one.problem is None for one in found):
-            logging.warning("%s", answering.cut_remark(cut))
+        cut, empty = sum(one.cut and one.problem is None for one in found), sum(one.is_empty for one in found)
+        for remark in answering.remarks(cut, empty, self._loading("max_decode_len", "N")):
+            logging.warning("%s", remark)
         return [Answer(one.label, one.score, one.rationale, one.probabilities, one.problem) for one in found]
 
     def _choices_for(
@@ -190,10 +192,13 @@ class Student:
 
     def _remark(self, texts: Sequence[str]) -> None:
         """Logs how many inputs do not fit the student; once for the inputs of a call."""
-        decode = "dataclasses.replace(student.description.decode, max_input_len={})"
-        setting = f"student = distill.load({str(self.directory)!r}, decode={decode})"
-        for text in self._answering.fit(texts).remarks(setting):
+        for text in self._answering.fit(texts).remarks(self._loading("max_input_len", "{}"), "lengths"):
             logging.warning("%s", text)
+
+    def _loading(self, setting: str, value: str) -> str:
+        """The call that loads this student with another setting of decoding."""
+        decode = f"dataclasses.replace(student.description.decode, {setting}={value})"
+        return f"student = distill.load({str(self.directory)!r}, decode={decode})"
 
     def texts_of(self, inputs: Sequence[str | Mapping[str, Any]]) -> list[str]:
         """The input texts of texts or rows.

@@ -16,6 +16,7 @@ from distill.inference.student import FORMS, Student, check_vocabulary
 from distill.sharding import partitioning
 from distill.tasks import texts
 from distill.tasks.plain_vocabularies import Plain
+from distill.tasks.records import is_blank
 from distill.validation import quoted
 
 RATIONALE_TOKENS = 256
@@ -23,6 +24,8 @@ MANY_UNKNOWN = 0.2
 """The share of unknown tokens above which an input is counted."""
 LIMIT = "--gin.MAX_INPUT_LEN={}"
 """How commands are given the length that inputs are truncated to; see :meth:`Fit.remarks`."""
+LONGER = "--gin.MAX_DECODE_LEN=N"
+"""How commands are given a larger maximum number of decoded tokens; see :func:`remarks`."""
 
 
 NOT_CHOSEN = (
@@ -50,6 +53,11 @@ class Answered(NamedTuple):
     problem: str | None = None
     cut: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the text of a student that answers at once has no visible character."""
+        return self.problem is None and is_blank(self.label)
+
 
 def no_answer(text: str, answer: str, cut: bool = False) -> str | None:
     """Why the text of a student that reasons first has no answer, or None if it has one.
@@ -65,16 +73,34 @@ def no_answer(text: str, answer: str, cut: bool = False) -> str | None:
     if answer.strip():
         return None
     if cut:
-        return f"the student's text reached MAX_DECODE_LEN without an answer; got {quoted(text)}"
+        return f"the student's text reached DecodeConfig.max_decode_len without an answer; got {quoted(text)}"
     return f"the student's text ends without an answer after its marker; got {quoted(text)}"
 
 
-def cut_remark(number: int) -> str:
-    """A sentence on answers that reached the maximum length."""
-    return (
-        f"{counted(number, 'answer')} reached MAX_DECODE_LEN without an end and may be incomplete; raise MAX_DECODE_LEN, "
-        "or check them"
-    )
+def remarks(cut: int, empty: int, setting: str, what: str = "answer") -> list[str]:
+    """Sentences on decoded texts that are incomplete or empty, with a remedy each; none if there are no such texts.
+
+    Args:
+      cut: how many reached the maximum number of tokens.
+      empty: how many have no visible character.
+      setting: how a larger number of tokens is given.
+      what: names one of the texts.
+
+    >>> remarks(0, 1, LONGER)
+    ['1 answer is empty, which no target of the training is; check it, or train the student longer']
+    """
+    lines = []
+    if cut:
+        lines.append(
+            f"{counted(cut, what)} reached the maximum number of tokens without an end and may be incomplete; check "
+            f"{form(cut, 'it', 'them')}, or give {setting}"
+        )
+    if empty:
+        lines.append(
+            f"{counted(empty, what)} {form(empty, 'is', 'are')} empty, which no target of the training is; check "
+            f"{form(empty, 'it', 'them')}, or train the student longer"
+        )
+    return lines
 
 
 def rationale_config(decode: DecodeConfig, max_decode_len: int = RATIONALE_TOKENS) -> DecodeConfig:
@@ -115,11 +141,12 @@ class Fit:
         beyond, trained = self.beyond + other.beyond, max(self.trained, other.trained)
         return Fit(self.cut + other.cut, longest, self.unknown + other.unknown, limit, beyond, trained)
 
-    def remarks(self, setting: str) -> list[str]:
+    def remarks(self, setting: str, trained: str = "TASK_FEATURE_LENGTHS") -> list[str]:
         """Sentences for the user, with a remedy each.
 
         Args:
           setting: how a longer input length is given, with ``{}`` in place of the number.
+          trained: names the lengths of a training.
         """
         lines = []
         if self.cut:
@@ -139,7 +166,7 @@ class Fit:
                 f"{counted(self.beyond, 'input')} {form(self.beyond, 'has', 'have')} more than {self.trained:,} tokens, "
                 f"the most that training read of an input; the longest has {self.longest:,}. Answers to them are "
                 f"untrained: check them, truncate as training did with {setting.format(self.trained)}, or train with "
-                "longer inputs (TASK_FEATURE_LENGTHS)"
+                f"longer inputs ({trained})"
             )
         if self.unknown:
             have = form(self.unknown, "has", "have")

@@ -126,7 +126,7 @@ class DecodeConfig:
         if self.normalize_by_target_length and not (self.answers == "choose" if chooses is None else chooses):
             found.append(
                 "DecodeConfig.normalize_by_target_length=True changes nothing: it ranks choices, and answers are "
-                "generated; choose them (DecodeConfig.answers='choose', infer --choices), or leave it out"
+                "generated; choose them (DecodeConfig.answers='choose', or choices), or leave it out"
             )
         return found
 

@@ -23,6 +23,7 @@ from distill.inference.evaluation import Evaluation
 from distill.model.configs import NetworkConfig
 from distill.sharding import partitioning
 from distill.tasks import feeding, metrics, reading, registration, task_ids
+from distill.tasks.records import is_blank
 from distill.terminal import Terminal
 from distill.validation import quoted
 
@@ -199,11 +200,13 @@ class Evaluator:
             }
             for number, (row, text, log_prob) in enumerate(zip(self.texts(), texts, log_probs))
         ]
-        if self._reasons_first:
-            for row, text, answer, cut in zip(rows, texts, answers, cuts):
-                problem = answering.no_answer(text, answer, cut)
-                row |= {} if problem is None else {"error": problem}
-        return Evaluation(scores, rows)
+        incomplete = empty = 0
+        for row, text, answer, cut in zip(rows, texts, answers, cuts):
+            problem = answering.no_answer(text, answer, cut) if self._reasons_first else None
+            row |= {} if problem is None else {"error": problem}
+            incomplete += cut and problem is None
+            empty += is_blank(text) and problem is None
+        return Evaluation(scores, rows, cut=incomplete, empty=empty)
 
     def texts(self) -> list[dict[str, str | None]]:
         """``id``, ``input``, ``target``, ``rationale`` and ``teacher`` of every example; the last two may be None."""
@@ -316,6 +319,8 @@ def evaluate(
             logging.warning(
                 "%d of %s have no answer: %s", len(problems), counted(len(evaluator), "prediction"), problems[0]
             )
+        for text in answering.remarks(evaluation.cut, evaluation.empty, answering.LONGER, "prediction"):
+            logging.warning("%s", text)
     settings = {"task": task_name, "split": split, "examples": len(evaluator), "step": step, "dtype": model.dtype}
     evaluation = dataclasses.replace(evaluation, settings=settings | {"decode": decode.in_effect()})
     if jax.process_index() == 0:

@@ -20,11 +20,15 @@ class Evaluation:
         none; ``score``, the log-probability of the prediction; ``error``, why the prediction has no answer, if it has
         none; of chosen answers also ``choices`` and their ``probabilities``, in the same order.
       settings: what was scored and how, JSON-ready; empty if that is not known.
+      cut: predictions that reached the maximum number of tokens, and may be incomplete.
+      empty: predictions without a visible character.
     """
 
     metrics: dict[str, float]
     rows: list[dict[str, Any]]
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cut: int = 0
+    empty: int = 0
 
     def write(self, path: epath.PathLike) -> None:
         """Writes the rows as JSON lines."""

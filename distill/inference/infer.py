@@ -44,6 +44,7 @@ class InferReport:
       fit: how the inputs of this call fit the student: those that were truncated, longer than the inputs of the training,
         or of unknown tokens.
       cut: answers of this call that reached the maximum number of tokens, and may be incomplete.
+      empty: answers of this call without a visible character.
     """
 
     answered: int
@@ -53,6 +54,7 @@ class InferReport:
     first: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fit: answering.Fit = answering.Fit()
     cut: int = 0
+    empty: int = 0
 
 
 class Progress(Protocol):
@@ -208,7 +210,7 @@ def _answer(
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()), first=places)
 
     device_mesh = mesh_here(student.mesh, progress).build()
-    fit, cut = answering.Fit(), 0
+    fit, cut, empty = answering.Fit(), 0, 0
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         step, params = restore_student(os.fspath(model_dir), student.model, device_mesh, rules)
         progress.note(
@@ -240,7 +242,7 @@ def _answer(
                     elif found.problem is not None:
                         error = found.problem
                     else:
-                        cut += found.cut
+                        cut, empty = cut + found.cut, empty + found.is_empty
                         values["label"] = found.label
                         values["score"] = round(found.score, 6)
                         if found.probabilities is not None:
@@ -264,6 +266,7 @@ def _answer(
         places,
         fit,
         cut,
+        empty,
     )
 
 
@@ -389,5 +392,5 @@ def summary(report: InferReport, output: str) -> str:
     if len(report.reasons) > 10:
         lines.append(f"  and {counted(len(report.reasons) - 10, 'more reason')}")
     lines += [f"  {text}" for text in report.fit.remarks(answering.LIMIT)]
-    lines += [f"  {answering.cut_remark(report.cut)}"] if report.cut else []
+    lines += [f"  {text}" for text in answering.remarks(report.cut, report.empty, answering.LONGER)]
     return "\n".join(lines)

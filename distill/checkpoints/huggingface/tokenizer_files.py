@@ -78,7 +78,7 @@ def _tokenizer(model: Any, unknown: int, special: list[int], bos: int | None) ->
         name = {_WORD: "of whole words", _CHARACTER: "of characters"}.get(kind, f"of SentencePiece's kind {kind}")
         raise ValueError(
             f"transformers has no tokenizer for the student's vocabulary, which is {name}: expected a unigram or BPE "
-            "model; export with --format=t5x, or train with VOCABULARY_PATH=bytes or a model of `distill vocabulary`"
+            "model; export it in the format t5x, or train with the vocabulary bytes or a model of `distill vocabulary`"
         )
     ends = {1: model.pieces[1].piece} | ({} if bos is None else {bos: model.pieces[bos].piece})
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 import distill
+from distill.inference import answering
+from distill.inference.decoder import Decoder
 from tests.distill.api.written import FIELDS, sums
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -102,6 +104,20 @@ def test_inputs_longer_than_those_of_the_training_are_warned_of(trained, caplog)
         "1 input has more than 64 tokens, the most that training read of an input; the longest has 81. "
     )
     assert "truncate as training did with student = distill.load(" in text and "max_input_len=64)), or" in text
+    assert text.endswith("or train with longer inputs (lengths)")
+
+
+def test_answers_that_are_cut_or_empty_are_warned_of_in_words_of_python(trained, caplog, monkeypatch):
+    real = Decoder.__call__
+
+    def made(self, *given):
+        full, empty, cut = (dataclasses.replace(one, cut=False) for one in real(self, *given))
+        return [full, dataclasses.replace(empty, tokens=empty.tokens[:0]), dataclasses.replace(cut, cut=True)]
+
+    monkeypatch.setattr(Decoder, "__call__", made)
+    trained.answer([row["question"] for row in sums(3)])
+    load = f"student = distill.load({trained.directory!r}, decode=dataclasses.replace(student.description.decode, "
+    assert caplog.messages == answering.remarks(1, 1, f"{load}max_decode_len=N))")
 
 
 def test_answers_are_chosen(trained):

@@ -104,7 +104,7 @@ def test_a_student_that_reasons_first_decodes_once(answering_of):
 
 def test_a_text_without_an_answer_after_its_marker_is_a_problem(answering_of):
     ask = answering_of(form="single")
-    ends, cut = "ends without an answer after its marker", "reached MAX_DECODE_LEN without an answer"
+    ends, cut = "ends without an answer after its marker", "reached DecodeConfig.max_decode_len without an answer"
     for text, how in (("1 + 1 = 2.", ends), ("1 + 1 = 2. So the answer is", ends), ("x" * 80, cut)):
         (one,) = ask([text], rationale=True)
         assert (one.label, one.rationale, one.cut) == ("", text[:64], how == cut)
@@ -113,6 +113,19 @@ def test_a_text_without_an_answer_after_its_marker_is_a_problem(answering_of):
     assert (one.label, one.problem, one.cut) == ("2" * 47, None, True)
     (label,) = answering_of()([" " * 3])
     assert label.problem is None, "all of a label's text is the answer"
+    (empty,) = answering_of(label_prefix="")([" \n"])
+    assert empty.problem is None and empty.is_empty and not label.is_empty
+    (neither,) = answering_of(form="single")([" \n"])
+    assert neither.problem is not None and not neither.is_empty
+
+
+def test_remarks_name_answers_that_are_incomplete_or_empty():
+    assert answering.remarks(0, 0, "") == []
+    assert answering.remarks(2, 1, "--gin.MAX_DECODE_LEN=N", "prediction") == [
+        "2 predictions reached the maximum number of tokens without an end and may be incomplete; check them, or give "
+        "--gin.MAX_DECODE_LEN=N",
+        "1 prediction is empty, which no target of the training is; check it, or train the student longer",
+    ]
 
 
 def test_prompts_of_the_target_are_no_part_of_the_input(answering_of):

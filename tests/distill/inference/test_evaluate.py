@@ -4,19 +4,21 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 
-from distill.inference import evaluate, infer
+from distill.inference import answering, evaluate, infer
 from distill.inference import student as students
-from distill.inference.decoder import DecodeConfig
+from distill.inference.decoder import DecodeConfig, Prediction
 from distill.sharding import partitioning
-from distill.tasks import jsonl, registration
+from distill.tasks import jsonl, plain_vocabularies, registration
 from distill.terminal import Terminal
 from distill.training import train
 from tests_support import read_lines, write_lines
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
+BYTES = plain_vocabularies.Bytes(125)
 
 
 def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, caplog):
@@ -35,6 +37,8 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, capl
     place = f"the student of step {result['best_step']}; its predictions are in {stem}.jsonl, the metrics in "
     assert place in capsys.readouterr().err
     assert not [text for text in caplog.messages if "that training read" in text]
+    remarks = answering.remarks(again.cut, again.empty, "--gin.MAX_DECODE_LEN=N", "prediction")
+    assert again.empty and [text for text in caplog.messages if text in remarks] == remarks
     students.write(model_dir, students.Student(arguments["model"], "bytes", 125, trained_input_len=15), None)
     assert not [text for text in caplog.messages if "is not complete" in text]
     (tmp_path / "run" / "result.json").unlink()
@@ -118,6 +122,15 @@ def test_predictions_of_the_single_task_without_an_answer_have_an_error(tmp_path
     assert [row["error"] for row in read_lines(next(tmp_path.glob("sums_single_*.jsonl")))]
     with pytest.raises(ValueError, match=r"'sums_single': this student writes its reasons before its answer"):
         evaluate.evaluate(model_dir, decode=dataclasses.replace(DECODE, answers="choose"), **options)
+
+
+def test_predictions_that_are_cut_or_empty_are_counted(sums):
+    evaluator = evaluate.Evaluator(sums.label, "test", None, max_examples=3)
+    texts = {"4": True, "": True, "7": False}
+    found = evaluator.score(
+        [Prediction(np.array(BYTES.encode(text), np.int32), -1.0, cut) for text, cut in texts.items()]
+    )
+    assert [row["prediction"] for row in found.rows] == [*texts] and (found.cut, found.empty) == (2, 1)
 
 
 def test_answers_without_choices_are_not_chosen(model_dir, sums):

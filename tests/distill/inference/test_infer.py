@@ -11,10 +11,11 @@ import pytest
 
 from distill import locking
 from distill.checkpoints import digests
-from distill.inference import answers
+from distill.inference import answering, answers
 from distill.inference import infer as infer_module
 from distill.inference import student as students
 from distill.inference.answering import Answering
+from distill.inference.decoder import Decoder
 from distill.inference.infer import infer, summary
 from distill.tasks import jsonl
 from distill.tasks.records import RowError, SourceError
@@ -499,4 +500,21 @@ def test_a_text_without_an_answer_is_an_error_of_its_row_and_a_cut_answer_is_cou
     assert "3 rows: 0 answered, 3 not" in summary(report, "single.jsonl")
     report = infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", **given)
     assert (report.answered, report.failed) == (3, 0) and report.cut > 0
-    assert "reached MAX_DECODE_LEN without an end and may be incomplete" in summary(report, "out.jsonl")
+    remarks = answering.remarks(report.cut, report.empty, "--gin.MAX_DECODE_LEN=N")
+    assert summary(report, "out.jsonl").splitlines()[1:] == [f"  {text}" for text in remarks]
+
+
+def test_empty_answers_are_counted(tmp_path, model_dir, monkeypatch):
+    rows = [{"id": n, "input": f"{n} and 2?"} for n in range(3)]
+    write_lines(tmp_path / "in.jsonl", rows)
+    real = Decoder.__call__
+
+    def first_is_empty(self, *given):
+        found = real(self, *given)
+        return [dataclasses.replace(found[0], tokens=found[0].tokens[:0], cut=False), *found[1:]]
+
+    monkeypatch.setattr(Decoder, "__call__", first_is_empty)
+    report = infer(tmp_path / "in.jsonl", tmp_path / "out.jsonl", model_dir=model_dir)
+    labels = [line["label"] for line in read_lines(tmp_path / "out.jsonl")]
+    assert labels[0] == "" and report.empty == labels.count("") and report.answered == 3
+    assert answering.remarks(0, report.empty, "")[0] in summary(report, "out.jsonl")
