@@ -35,7 +35,10 @@ _EXPORT_PERIOD = 3.0  # seconds between lines of an export
 
 
 def infer_command(options: argparse.Namespace) -> int:
-    """``distill infer``. Raises ValueError, after all lines are written, if no row could be answered."""
+    """``distill infer``. Raises ValueError, after all lines are written, if no row could be answered.
+
+    With ``--shard``, a block of rows that cannot be read is no error if other rows of the input can be read.
+    """
     allocator.use_one_arena()
     model_dir = options.model_dir
     longest: int | None = options.max_rationale_len
@@ -73,14 +76,17 @@ def infer_command(options: argparse.Namespace) -> int:
     total, failed = report.found + report.answered + report.failed, sum(report.reasons.values())
     if not total:
         raise ValueError(f"{options.input} holds no rows; nothing was answered")
-    if failed == total:
+    if failed == total and not report.others_readable:
         reasons = "; ".join(infer.counted_reason(report, reason) for reason in list(report.reasons)[:3])
         field = options.input_field or student.input_field
         of_field = any(reason.startswith("field ") for reason in report.reasons)
         hint = f". The input was expected in field {field!r}; --input_field names another" if of_field else ""
-        whole = f"{counted(total, 'row')} of {options.input}"
+        block = "" if options.shard is None else f" of block {options.shard[0]}/{options.shard[1]}"
+        whole = f"{counted(total, 'row')}{block} of {options.input}"
         raise ValueError(f"none of {whole} could be answered: {reasons}{hint}. {shown} has a line for each row")
     progress.note(infer.summary(report, shown))
+    if report.others_readable:
+        progress.note("WARNING no row of this block could be read; rows of other blocks can")
     return 0
 
 

@@ -45,6 +45,8 @@ class InferReport:
         or of unknown tokens.
       cut: answers of this call that reached the maximum number of tokens, and may be incomplete.
       empty: answers of this call without a visible character.
+      readable: rows of this call whose input could be read.
+      others_readable: whether the input has such rows outside the block, if none of the block is one.
     """
 
     answered: int
@@ -55,6 +57,8 @@ class InferReport:
     fit: answering.Fit = answering.Fit()
     cut: int = 0
     empty: int = 0
+    readable: int = 0
+    others_readable: bool = False
 
 
 class Progress(Protocol):
@@ -142,24 +146,41 @@ def infer(
     for warning in (*student.decode.unused(choices is not None), *filter(None, [unfinished])):
         progress.note(f"WARNING {warning}")
     job = _Job(student, vocabulary, field, rationale, rationale_decode, rules, chunk, str(input_path), choices, block)
-    rows = input_rows.read(Path(input_path), field, named.get("id", "id"), choices)
-    if choices is not None:
+
+    def read_rows() -> Iterator[Row]:
+        found = input_rows.read(Path(input_path), field, named.get("id", "id"), choices)
+        if choices is None:
+            return found
         prompt = answering.target_prompt(student, vocabulary, student.label_prefix)
-        rows = input_rows.with_problems(rows, functools.partial(choosing.problem_of, vocabulary, prompt))
-    if block is not None:
-        rows = itertools.islice(rows, block.first, block.end)
+        return input_rows.with_problems(found, functools.partial(choosing.problem_of, vocabulary, prompt))
+
+    rows = read_rows() if block is None else itertools.islice(read_rows(), block.first, block.end)
     input_rows.check_field(Path(input_path), field)
     if isinstance(choices, str):
         remedy = """--choices takes a list, such as '["yes", "no"]', or names another field"""
         input_rows.check_field(Path(input_path), choices, "the choices were", remedy)
     first = list(itertools.islice(rows, 1))  # an input that cannot be read is an error before anything is written
-    rows = itertools.chain(first, rows)
+    report = _answer_to(output_path, job, itertools.chain(first, rows), model_dir, overwrite, progress)
+    if block is not None and not (report.found or report.readable):
+        return dataclasses.replace(report, others_readable=any(row.error is None for row in read_rows()))
+    return report
+
+
+def _answer_to(
+    output_path: str | os.PathLike[str],
+    job: "_Job",
+    rows: Iterator[Row],
+    model_dir: str | os.PathLike[str],
+    overwrite: bool,
+    progress: Progress,
+) -> InferReport:
+    """:func:`_answer` to a file, which is locked, or to a stream."""
     if os.fspath(output_path) == answers.STDOUT:
         return _answer(job, rows, answers.Stream(), model_dir, overwrite, progress, None)
     if os.path.exists(output_path) and not (os.path.isfile(output_path) or os.path.isdir(output_path)):
         with open(output_path, "wb") as file:
             return _answer(job, rows, answers.Stream(file), model_dir, overwrite, progress, None)
-    outputs.check({"the output": output_path}, [input_path])
+    outputs.check({"the output": output_path}, [job.input_path])
     lock = locking.held(locking.of_output(output_path), f"the output {os.fspath(output_path)}", "name another --output")
     with model_directory.undone_on_failure(epath.Path(output_path).parent), lock as held:
         return _answer(job, rows, output_path, model_dir, overwrite, progress, held)
@@ -210,7 +231,7 @@ def _answer(
         return InferReport(0, out.found.rows, 0, dict(out.record.reasons.most_common()), first=places)
 
     device_mesh = mesh_here(student.mesh, progress).build()
-    fit, cut, empty = answering.Fit(), 0, 0
+    fit, cut, empty, number_readable = answering.Fit(), 0, 0, 0
     with jax.set_mesh(device_mesh), nn.logical_axis_rules(list(rules)):
         step, params = restore_student(os.fspath(model_dir), student.model, device_mesh, rules)
         progress.note(
@@ -225,6 +246,7 @@ def _answer(
         # A first small chunk, so that the first answers are written soon.
         for part in _chunks(rows, min(chunk, student.decode.batch_size), chunk):
             readable = [row for row in part if row.error is None]
+            number_readable += len(readable)
             fit += answer_batch.fit([row.text for row in readable])
             choices = None if job.choices is None else [row.choices or () for row in readable]
             texts = [row.text for row in readable]
@@ -267,6 +289,7 @@ def _answer(
         fit,
         cut,
         empty,
+        number_readable,
     )
 
 

@@ -82,6 +82,21 @@ def test_rows_without_an_answer_are_explained_by_their_reasons(tmp_path, model_d
     )
 
 
+def test_a_block_of_bad_rows_is_no_error_while_other_rows_of_the_input_can_be_read(tmp_path, model_dir, capsys):
+    command = ["infer", f"--model_dir={model_dir}", f"--input={tmp_path / 'in.jsonl'}"]
+    shard = [*command, f"--output={tmp_path / 'out.jsonl'}", "--overwrite", "--shard=2/2"]
+    for others, code in (('{"input": "1 and 1?"}\n[1]\n', exit_codes.DONE), ("[1]\n\n", exit_codes.MISTAKE)):
+        (tmp_path / "in.jsonl").write_text(f"{others}no\n[2]\n")
+        assert main.main([*command, f"--output={tmp_path / 'whole.jsonl'}", "--overwrite"]) == code
+        capsys.readouterr()
+        assert main.main(shard) == code
+        told = capsys.readouterr().err
+        assert ("2 rows: 0 answered, 2 not; written to" in told) == (code == exit_codes.DONE)
+        assert ("WARNING no row of this block could be read; rows of other blocks can" in told) == (code == 0)
+        assert ("none of 2 rows of block 2/2 of" in told) == (code == exit_codes.MISTAKE)
+        assert [line["line"] for line in read_lines(tmp_path / "out.jsonl")] == [3, 4]
+
+
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/2/3", "-1/2", "a/b", ""])
 def test_a_shard_that_is_none_of_all_is_refused_before_anything_is_read(tmp_path, text, capsys):
     with pytest.raises(SystemExit, match="2"):
