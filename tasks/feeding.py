@@ -86,7 +86,7 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._spec = ROW_SPEC | (VARIANT_SPEC if self.selection.variants is not None else {})
         self._tables: dict[str, dict[str, Any] | None] = {}
         self._sizes: dict[str, int] = {}
-        self._several: dict[str, bool] = {}
+        self._several: dict[str, int] = {}
         self._explained: dict[str, int] = {}
         self._inputs: dict[str, array.array[int]] = {}
         self._hashes: dict[str, str] = {}
@@ -111,8 +111,12 @@ class RecordDataSource(seqio.FunctionDataSource):
         self._load(split)
         return self._sizes[split]
 
-    def has_several_rationales(self, split: str) -> bool:
-        """Whether any row of the split has more than one rationale; reads the rows if necessary."""
+    def num_before_subsampling(self, split: str) -> int:
+        """The number of records in the split, of which ``subsample`` is a share; reads them if necessary."""
+        return self.report(split).rows
+
+    def num_with_several_rationales(self, split: str) -> int:
+        """The number of rows of the split with more than one rationale; reads them if necessary."""
         self._load(split)
         return self._several[split]
 
@@ -175,7 +179,7 @@ class RecordDataSource(seqio.FunctionDataSource):
             return
         report = Report()
         table: dict[str, Any] | None = {name: [] for name in self._spec}
-        size, several, explained, inputs = 0, False, 0, array.array("q")
+        size, several, explained, inputs = 0, 0, 0, array.array("q")
         digest = hashlib.sha256()
         for number, row in enumerate(rows(self.dataset, split, self.selection, report), 1):
             again = row.get("is_variant", False)  # of the record before, which is counted once
@@ -183,7 +187,7 @@ class RecordDataSource(seqio.FunctionDataSource):
             if not again:
                 inputs.append(metrics.input_key(row["input"]))
             explained += bool(row["rationales"]) and not again
-            several = several or len(row["rationales"]) > 1
+            several += len(row["rationales"]) > 1
             digest.update(row_bytes(row))
             if number > _IN_MEMORY:
                 table = None

@@ -15,13 +15,15 @@ import numpy as np
 import seqio
 from etils import epath
 
+from distill.counting import counted, form
 from distill.data import cache, unknown_tokens
 from distill.data.counts import Counts
 from distill.data.curriculum import Curriculum
 from distill.data.examples import Examples, KnownRows, SeqioExamples, check_both_tasks, fingerprint, name_seed
 from distill.data.packing import Layout, Planner, Rows, Sequences, fill
 from distill.data.stream import Batch
-from distill.tasks import registration
+from distill.tasks import registration, task_ids
+from distill.tasks.feeding import RecordDataSource
 
 _BLOCK = 4096  # mixture draws, or examples in order, computed at a time
 
@@ -160,6 +162,26 @@ class BatchStream:
     def rows_of(self, task_name: str) -> KnownRows | None:
         """Number, hash and inputs of the rows of one task; None if its source holds no records (TFDS)."""
         return self._sources[task_name].examples.rows
+
+    def row_lines(self) -> list[str]:
+        """Lines on a subsample, and on rows with several rationales; none of a cache, which holds tokens."""
+        lines = []
+        for name in self._names:
+            rows = self.rows_of(name)
+            if not isinstance(rows, RecordDataSource):
+                continue
+            used, share = rows.num_input_examples(self._split), rows.selection.subsample
+            if self._split == "train" and share < 1:
+                every = counted(rows.num_before_subsampling(self._split), "row")
+                lines.append(f"data: {used:,} of {every} {form(used, 'is', 'are')} used (SUBSAMPLE={share:g})")
+            several = rows.num_with_several_rationales(self._split)
+            explains = self._sources[name].examples.counts.sequences[task_ids.RATIONALE] or name.endswith("_single")
+            if several and explains:
+                drawn = registration.draws_at_random(name)
+                how = "one of them is drawn in each epoch" if drawn else "the first is used"
+                have = form(several, "has", "have")
+                lines.append(f"data: {several:,} of {counted(used, 'row')} {have} several rationales; {how}")
+        return list(dict.fromkeys(lines))  # the tasks of a mixture have the same rows
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets].

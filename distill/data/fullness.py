@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class Summary:
       examples: number of examples per epoch.
       counts: counts of its sequences, and of those that are truncated.
       inputs, targets: int32 [sequences], tokens of each sequence, truncated to the window.
+      row_lines: lines on which rows are used, see :meth:`distill.data.stream.Stream.row_lines`.
     """
 
     layout: Layout
@@ -32,14 +33,15 @@ class Summary:
     counts: Counts
     inputs: np.ndarray
     targets: np.ndarray
+    row_lines: Sequence[str] = ()
 
     @classmethod
     def of(cls, stream: Stream) -> "Summary":
         """Reads the lengths of the first epoch. Call it before another thread takes batches."""
-        return cls(stream.layout, stream.examples, stream.counts, *stream.lengths())
+        return cls(stream.layout, stream.examples, stream.counts, *stream.lengths(), stream.row_lines())
 
     def lines(self, batch: Batch, total: Callable[[np.ndarray], np.ndarray] = lambda counts: counts) -> list[str]:
-        """Returns lines with examples, sequences, lengths, and the padding of ``batch``.
+        """Returns lines with examples, sequences, rows, lengths, and the padding of ``batch``.
 
         Args:
           batch: this process's rows of a batch.
@@ -48,6 +50,7 @@ class Summary:
         number = {task_ids.NAMES[task]: count for task, count in self.counts.sequences.items() if count}
         tasks = ", ".join(f"{count:,} {name}" for name, count in number.items())
         lines = [f"data: {counted(self.examples, 'example')}, {counted(sum(number.values()), 'sequence')} ({tasks})"]
+        lines += self.row_lines
         sides = (
             ("inputs", self.inputs, self.counts.truncated_inputs, batch.arrays["encoder_input_tokens"]),
             ("targets", self.targets, self.counts.truncated_targets, batch.arrays["decoder_target_tokens"]),

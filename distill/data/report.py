@@ -155,6 +155,7 @@ def split_report(
     truncated: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
     rows = replies = parsed = undecided = failed = with_label = with_rationale = with_llm_label = known_problems = 0
+    several = 0
     lacking: dict[str, list[Record]] = {"no gold label": [], "no rationale": [], "no teacher's label": []}
     for record in dataset.records(split, found):
         rows += 1
@@ -174,6 +175,7 @@ def split_report(
         if details and record.llm_label is None and record.id not in of_reply:
             lacking["no teacher's label"].append(record)
         with_rationale += bool(record.rationales)
+        several += len(record.rationales) > 1
         with_llm_label += record.llm_label is not None
         with_label += record.label is not None
         cut: dict[str, str | None] = {}  # sequence → its length and the limit, if it exceeds it
@@ -235,6 +237,7 @@ def split_report(
         "undecided": undecided if taught else 0,
         "with_label": with_label,
         "with_rationale": with_rationale,
+        "several_rationales": several,
         "with_llm_label": with_llm_label,
         "problems": found.counts(),
         "agreement": {
@@ -296,12 +299,12 @@ def report(
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
       ``rejected``, ``replies``, ``parsed`` (rows with a teacher's answer), ``undecided`` (rows with its rationale alone)
       and ``failed`` (rows with neither; a missing reply, too), which add up to ``rows``, and are 0 in a split without any
-      teacher's label or reply, ``with_label``, ``with_rationale``,
+      teacher's label or reply, ``with_label``, ``with_rationale``, ``several_rationales`` (rows with more than one),
       ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
-      :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
-      not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are not
-      arithmetic; ``first_no_value`` is the first) and ``lengths`` (of inputs and targets of both tasks, and of the targets
-      of ``FORM=single`` with the rationale first). Agreement is over all rows with a gold label, a row
+      :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary
+      does not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are
+      not arithmetic; ``first_no_value`` is the first) and ``lengths`` (of inputs and targets of both tasks, and of the
+      targets of ``FORM=single`` with the rationale first). Agreement is over all rows with a gold label, a row
       without a teacher's label counting as wrong; None without a teacher, and strict agreement without raw replies.
 
     Raises:

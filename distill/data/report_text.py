@@ -90,6 +90,9 @@ def unknown_sentences(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _findings(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """What is to be said of a split besides the tables: name → how many, and the sentence."""
     out = {name: (f"{found['repeats'][name]:,}", text) for name, text in repeats.sentences(found["repeats"]).items()}
+    if several := found["several_rationales"]:
+        have = f"{several:,} of {counted(found['rows'], 'row')} {form(several, 'has', 'have')} several rationales"
+        out["several_rationales"] = f"{several:,}", f"{have}: training uses one in each epoch; RATIONALES sets which"
     for text in _no_value(found):
         out["no_value"] = f"{found['no_value']:,} of {found['with_label']:,}", text
     for (name, counts), text in zip(found["unknown"].items(), unknown_sentences(found["unknown"]), strict=True):

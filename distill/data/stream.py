@@ -50,6 +50,9 @@ class Stream(Protocol):
     def examples(self) -> int:
         """Examples in an epoch."""
 
+    def row_lines(self) -> list[str]:
+        """Lines on which rows, and which of their rationales, are used, if that is known and not all are."""
+
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of inputs and of targets in the first epoch, cut to the window: int32 [inputs], [targets]."""
 

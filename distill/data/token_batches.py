@@ -163,6 +163,10 @@ class TokenBatches:
             counts.sequences[task] = int((ids == task).sum())
         return counts
 
+    def row_lines(self) -> list[str]:
+        """None: the file does not hold the rows."""
+        return []
+
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of all inputs and of all targets of the file: int32 [inputs], [targets]."""
         arrays = self.windows.arrays

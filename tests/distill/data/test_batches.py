@@ -9,7 +9,7 @@ from distill.data import cache
 from distill.data.batches import BatchStream
 from distill.data.packing import Layout
 from distill.tasks import jsonl, registration
-from tests_support import write_rows
+from tests_support import write_lines, write_rows
 
 LAYOUT = Layout(4, 64, 64)
 
@@ -41,6 +41,22 @@ def test_restored_streams_go_on_exactly(tmp_path, form):
         stream = BatchStream(name, LAYOUT, seed=5)
         stream.restore(json.loads(json.dumps(wanted[after - 1].position)))
         assert_same(take(stream, 30 - after), wanted[after:])
+
+
+def test_a_subsample_and_rows_with_several_rationales_are_counted(tmp_path):
+    rows = [{"id": str(n), "input": f"q{n}", "label": "a", "rationales": ["x", "y"][: n % 3]} for n in range(40)]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    dataset = jsonl.dataset({"train": tmp_path / "rows.jsonl"}, name="several", validation_fraction=0.0)
+    whole = registration.register(dataset, "bytes")
+    several = "data: 13 of 40 rows have several rationales; "
+    assert BatchStream(whole.paired, LAYOUT).row_lines() == [f"{several}one of them is drawn in each epoch"]
+    assert BatchStream(whole.mixed, LAYOUT).row_lines() == [f"{several}one of them is drawn in each epoch"]
+    assert BatchStream(whole.label, LAYOUT).row_lines() == []
+    first = registration.register(dataset, "bytes", rationales="first")
+    assert BatchStream(first.single, LAYOUT).row_lines() == [f"{several}the first is used"]
+    half = BatchStream(registration.register(dataset, "bytes", subsample=0.5, rationales="all").paired, LAYOUT)
+    used = len(set(half.rows_of("several_paired").input_keys("train").tolist()))
+    assert half.row_lines() == [f"data: {used} of 40 rows are used (SUBSAMPLE=0.5)"] and 10 < used < 30
 
 
 def test_another_seed_is_another_order(tmp_path):

@@ -54,6 +54,8 @@ def test_lines_state_sizes_padding_and_a_suggestion():
     )
     assert lines[2] == "p99 of targets is 3, mean 2, window 4: 25 % padding"
     assert len(lines) == 3
+    subsample = dataclasses.replace(summary(Counts({1: 1200})), row_lines=["data: 1,200 of 2,400 rows are used"])
+    assert subsample.lines(batch(inputs, [[1, 1, 1, 0], [1, 1, 1, 0]]))[1] == "data: 1,200 of 2,400 rows are used"
 
 
 def test_a_window_for_packed_sequences_is_explained_by_the_tokens_that_it_has():

@@ -28,6 +28,17 @@ def test_what_is_true_of_the_whole_training_file_is_said_once(tmp_path):
     assert said == f"{whole} (train: {parts[0]}, validation: {parts[1]})" and all(parts)
 
 
+def test_rows_with_several_rationales_are_counted():
+    rows = [Record(id=str(n), input=f"q{n}", label="yes", rationales=("a", "b")[: n % 3]) for n in range(6)]
+    source = lambda split: iter(rows)  # noqa: E731
+    source.splits = ("train",)
+    result = data_report.report([Dataset("two", source, validation_fraction=0.0)], BYTES)
+    assert result["sets"]["two"]["train"]["several_rationales"] == 2
+    held = io.StringIO()
+    report_text.render(result, rich.console.Console(file=held, width=200))
+    assert "two train: 2 of 6 rows have several rationales: training uses one in each epoch" in held.getvalue()
+
+
 def test_rows_that_lack_something_and_repeated_inputs_are_shown(tmp_path):
     rows = [{"input": f"q{n}", "label": str(n), "rationale": "because"} for n in range(6)]
     rows += [{**rows[1], "label": "9"}, {**rows[2], "label": ""}]
