@@ -69,8 +69,10 @@ def demo_command(options: argparse.Namespace) -> int:
     from distill.api import configuration
     from distill.experiments import demo, sweep
     from distill.experiments.report import terminal as sweep_report
+    from distill.experiments.sweep import plan
 
     directory = Path(options.directory)
+    plan.check_directory(directory)
     grid = sweep.read(configuration.find(options.sweep, configuration.search_paths()), directory)
     lock = locking.held(locking.of_directory(directory), str(directory), "give another --directory")
     with lock, terminal.comparing_runs():

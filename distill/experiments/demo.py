@@ -7,7 +7,7 @@ from typing import Any
 
 from distill import atomic_files
 from distill.experiments.report.terminal import Cell
-from distill.experiments.sweep import SEED, Run, Sweep
+from distill.experiments.sweep import PLAN, SEED, Run, Sweep
 from distill.tasks import demo_world
 from distill.tools import vocabulary
 
@@ -22,11 +22,23 @@ T5. Then the two methods, on questions about the other half."""
 
 
 def write_vocabulary(directory: Path) -> Path:
-    """Trains the word vocabulary of the demo into ``directory`` unless the file exists; returns its path."""
+    """Trains the word vocabulary of the demo into ``directory`` unless the file exists; returns its path.
+
+    Raises:
+      ValueError: the directory holds no sweep, and the file is another vocabulary.
+    """
     path = directory / VOCABULARY
+    if path.exists() and (directory / PLAN).exists():
+        return path
+    made = vocabulary.of_words(demo_world.vocabulary_texts(), demo_world.VOCABULARY_SIZE)
     if not path.exists():
         directory.mkdir(parents=True, exist_ok=True)
-        atomic_files.replace(path, vocabulary.of_words(demo_world.vocabulary_texts(), demo_world.VOCABULARY_SIZE))
+        atomic_files.replace(path, made)
+    elif not path.is_file() or path.read_bytes() != made:
+        raise ValueError(
+            f"{path} exists, and is not the vocabulary of the demo; give a new folder, such as "
+            f"--directory={directory / 'demo'}"
+        )
     return path
 
 

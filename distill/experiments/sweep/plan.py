@@ -15,14 +15,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from distill.counting import form, joined
 from distill.experiments.sweep import files, outcomes, same_sweep
 from distill.experiments.sweep.inputs import Inputs
 from distill.experiments.sweep.levels import SweepError
 from distill.experiments.sweep.runs import Run, grouped
 
 PLAN = "sweep.json"
+RESULTS = ("results.csv", "results.png", *(f"report.{suffix}" for suffix in ("html", "md", "csv", "png")))
+"""What a sweep writes beside its plan and its runs."""
 FORMAT = 2
 _REMEDY = "delete it if its folder holds runs of this sweep alone"
+
+
+def check_directory(directory: Path) -> None:
+    """Raises SweepError if a directory that holds no sweep holds a file that the results of one would replace."""
+    found = [] if (directory / PLAN).exists() else [name for name in RESULTS if (directory / name).exists()]
+    if found:
+        raise SweepError(
+            f"{directory} holds no sweep, but {joined(found)}, which the results would replace; move "
+            f"{form(len(found), 'it', 'them')} away, or give a new folder, such as --directory={directory / 'sweep'}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

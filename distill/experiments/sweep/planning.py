@@ -169,8 +169,10 @@ def refuse_other_sweep(sweep: Sweep) -> None:
     """Refuses a directory that holds another sweep, as :func:`prepare` does, before the runs are configured.
 
     Raises:
-      SweepError: names what differs first; or the plan of the directory cannot be read.
+      SweepError: names what differs first; or the plan of the directory cannot be read, or the directory holds no sweep and
+        files that the results would replace.
     """
+    plan.check_directory(sweep.directory)
     there = plan.contents(sweep.directory)
     sweep = sweep.respelled(there.get("axes", {}))
     runs = sweep.runs()

@@ -157,6 +157,14 @@ def test_a_directory_with_another_sweep_is_refused_first(capsys, monkeypatch):
         assert "give another directory with --directory=DIR" in line
 
 
+def test_files_that_the_results_would_replace_are_refused_where_there_is_no_sweep(capsys, monkeypatch):
+    Path("mine").mkdir()
+    Path("mine/results.csv").write_text("mine")
+    line = said(capsys, monkeypatch, TEXT, "--directory=mine")
+    assert "mine holds no sweep, but results.csv, which the results would replace; move it away" in line
+    assert Path("mine/results.csv").read_text() == "mine"
+
+
 def test_a_folder_that_cannot_be_made_is_named_once(capsys, monkeypatch):
     Path("taken").write_text("")
     Path("s.yaml").write_text(TEXT.replace("directory: out", "directory: taken/out"))

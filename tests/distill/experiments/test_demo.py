@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from sentencepiece import sentencepiece_model_pb2
 
+from distill import exit_codes
 from distill.cli import main
 from distill.experiments import demo, sweep
 from distill.tasks import demo_world, plain_vocabularies
@@ -73,6 +74,19 @@ def test_the_demo(tmp_path, capsys):
     assert "10 runs, 10 done already, 0 to do" in out
     again = json.loads(out.strip().splitlines()[-1])
     assert again["methods"].pop("before distillation") == before and again == last
+
+
+def test_files_of_other_programs_in_the_folder_are_kept_and_not_read(tmp_path, capsys):
+    for name, why in {
+        "results.csv": "holds no sweep, but results.csv, which the results would replace; move it away, or give a new",
+        "report.md": "holds no sweep, but report.md, which the results would replace",
+        "vocabulary.model": "vocabulary.model exists, and is not the vocabulary of the demo; give a new folder, such as ",
+    }.items():
+        (tmp_path / name).write_text("mine")
+        assert main.main(["demo", f"--directory={tmp_path}"]) == exit_codes.MISTAKE
+        assert why in capsys.readouterr().err
+        assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "mine"
+        (tmp_path / name).unlink()
 
 
 def test_the_shipped_demos_score_the_students_before_distillation():
