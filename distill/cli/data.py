@@ -1,6 +1,7 @@
 """``distill data``: from its flags to the report."""
 
 import argparse
+import dataclasses
 import importlib
 import json
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from distill.data import report_text
 from distill.tasks import jsonl, paper_files
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import SourceError
+from distill.tasks.selection import Selection
 
 LENGTHS = {"inputs": 512, "targets": 256}
 
@@ -61,6 +63,7 @@ def data_command(options: argparse.Namespace) -> int:
             label_prefix=plan.label_prefix,
             rationale_prefix=plan.rationale_prefix,
             encoder_bos=plan.encoder_bos,
+            selection=plan.selection,
         )
     except SourceError as error:
         raise (type(error)(_with_flags(str(error))) if options.file else error) from None
@@ -148,4 +151,15 @@ def _configured(options: argparse.Namespace) -> tuple[list[Dataset], data_report
             "hardware, too"
         ) from None
     dataset = configuration.configured(data_report.of_dataset)()
-    return [dataset], configuration.configured(data_report.Plan)()
+    return [dataset], dataclasses.replace(configuration.configured(data_report.Plan)(), selection=_subsample())
+
+
+def _subsample() -> Selection:
+    """The subsample of a whole training configuration that was parsed; all rows if there is none."""
+    from distill.api import configuration
+    from distill.inference import model_directory
+
+    given = model_directory.plain(configuration.bindings_of(configuration.resolved()))
+    options = {name: given.get(f"registration.register.{name}") for name in ("subsample_seed", "subsample_validation")}
+    share = given.get("registration.register.subsample", given.get("SUBSAMPLE", 1.0))
+    return Selection(subsample=share, **{name: value for name, value in options.items() if value is not None})

@@ -15,6 +15,7 @@ from distill.tasks import lengths as measuring
 from distill.tasks.dataset import Dataset, EmptySplitError
 from distill.tasks.json_files import MissingFileError
 from distill.tasks.records import REPLY, ROW, UNDECIDED, Problem, Record, Report
+from distill.tasks.selection import Selection
 from distill.tasks.texts import SINGLE_MARKER
 
 LABEL_PREFIX = "[label] "
@@ -31,6 +32,7 @@ class Plan:
       max_decode_len: largest number of tokens of a label in evaluation.
       label_prefix, rationale_prefix: prefixes of the inputs of the two tasks.
       encoder_bos: whether BOS precedes the tokens of an input.
+      selection: of the rows to train on; None: all.
     """
 
     vocabulary: str = "t5"
@@ -39,6 +41,7 @@ class Plan:
     label_prefix: str = LABEL_PREFIX
     rationale_prefix: str = RATIONALE_PREFIX
     encoder_bos: bool = False
+    selection: Selection | None = None
 
 
 def of_dataset(dataset: Dataset) -> Dataset:
@@ -133,6 +136,7 @@ def split_report(
     label_prefix: str = LABEL_PREFIX,
     rationale_prefix: str = RATIONALE_PREFIX,
     encoder_bos: bool = False,
+    selection: Selection | None = None,
     inputs: repeats.Repeats | None = None,
 ) -> dict[str, Any]:
     """Returns the report of one split. Arguments and result as in :func:`report`; ``inputs`` gets the split's rows."""
@@ -155,10 +159,11 @@ def split_report(
     truncated: list[dict[str, Any]] = []
     reasons: collections.Counter[str] = collections.Counter()
     rows = replies = parsed = undecided = failed = with_label = with_rationale = with_llm_label = known_problems = 0
-    several = 0
+    several = used = 0
     lacking: dict[str, list[Record]] = {"no gold label": [], "no rationale": [], "no teacher's label": []}
     for record in dataset.records(split, found):
         rows += 1
+        used += selection is None or selection.wants(record, split, dataset)
         inputs.add(split, record)
         if details:
             lacking["no gold label"] += [record] * (record.label is None)
@@ -230,6 +235,7 @@ def split_report(
     taught = bool(replies or with_llm_label)
     result: dict[str, Any] = {
         "rows": rows,
+        "used": used,
         "rejected": len(found.rejected),
         "replies": replies,
         "parsed": parsed if taught else 0,
@@ -276,6 +282,7 @@ def report(
     label_prefix: str = LABEL_PREFIX,
     rationale_prefix: str = RATIONALE_PREFIX,
     encoder_bos: bool = False,
+    selection: Selection | None = None,
 ) -> dict[str, Any]:
     """Returns statistics of data sets.
 
@@ -291,21 +298,22 @@ def report(
         (``lacking``), and those of which a sequence of either task is longer than planned (``truncated``).
       label_prefix, rationale_prefix: prefixes of the inputs.
       encoder_bos: whether BOS precedes the tokens of an input, and counts.
+      selection: of which the subsample is counted (``used``); None: all rows are used.
 
     A split whose file is missing, or that has no row, is ``{"missing": message}``, and the others are reported, unless
     all are missing or ``splits`` names it.
 
     Returns:
       Ready for JSON: ``{"vocabulary_size", "lengths", "sets": {name: {split: found}}}``, where ``found`` has ``rows``,
-      ``rejected``, ``replies``, ``parsed`` (rows with a teacher's answer), ``undecided`` (rows with its rationale alone)
-      and ``failed`` (rows with neither; a missing reply, too), which add up to ``rows``, and are 0 in a split without any
-      teacher's label or reply, ``with_label``, ``with_rationale``, ``several_rationales`` (rows with more than one),
-      ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
-      :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary
-      does not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are
-      not arithmetic; ``first_no_value`` is the first) and ``lengths`` (of inputs and targets of both tasks, and of the
-      targets of ``FORM=single`` with the rationale first). Agreement is over all rows with a gold label, a row
-      without a teacher's label counting as wrong; None without a teacher, and strict agreement without raw replies.
+      ``used`` (rows of the subsample), ``rejected``, ``replies``, ``parsed`` (rows with a teacher's answer), ``undecided``
+      (rows with its rationale alone) and ``failed`` (rows with neither; a missing reply, too), which add up to ``rows``,
+      and are 0 in a split without any teacher's label or reply, ``with_label``, ``with_rationale``, ``several_rationales``
+      (rows with more than one), ``with_llm_label``, ``problems``, ``agreement``, ``differences``, ``repeats`` (of
+      :meth:`distill.data.repeats.Repeats.of`), ``unknown`` (by kind of text: how many have a token that the vocabulary does
+      not know, and how many of these have each unknown character), ``no_value`` (gold labels of equations that are not
+      arithmetic; ``first_no_value`` is the first) and ``lengths`` (of inputs and targets of both tasks, and of the targets
+      of ``FORM=single`` with the rationale first). Agreement is over all rows with a gold label, a row without a teacher's
+      label counting as wrong; None without a teacher, and strict agreement without raw replies.
 
     Raises:
       SourceError: a file cannot be used, or all of a set are missing.
@@ -328,7 +336,8 @@ def report(
         for name, part, split in parts:
             try:
                 mine = inputs if part is dataset else repeats.Repeats()  # train+validation has the rows of both
-                found[name] = split_report(part, split, ruler, lengths, inputs=mine, **options)
+                sampled = selection if part is dataset else None
+                found[name] = split_report(part, split, ruler, lengths, selection=sampled, inputs=mine, **options)
             except (MissingFileError, EmptySplitError) as error:
                 if splits is not None:
                     raise

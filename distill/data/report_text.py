@@ -90,6 +90,12 @@ def unknown_sentences(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _findings(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """What is to be said of a split besides the tables: name → how many, and the sentence."""
     out = {name: (f"{found['repeats'][name]:,}", text) for name, text in repeats.sentences(found["repeats"]).items()}
+    if found["used"] < found["rows"]:
+        are = form(found["used"], "is", "are")
+        out["used"] = (
+            f"{found['used']:,}",
+            f"{found['used']:,} of {counted(found['rows'], 'row')} {are} used (SUBSAMPLE)",
+        )
     if several := found["several_rationales"]:
         have = f"{several:,} of {counted(found['rows'], 'row')} {form(several, 'has', 'have')} several rationales"
         out["several_rationales"] = f"{several:,}", f"{have}: training uses one in each epoch; RATIONALES sets which"

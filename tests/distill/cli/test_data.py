@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from distill.cli.main import main
+from distill.tasks import jsonl, splits
 
 ROWS = [{"q": f"{n} yews: tree or bird?", "w": "A yew is a tree.", "a": "tree"} for n in range(30)]
 FIELDS = {"input": "q", "rationale": "w", "label": "a"}
@@ -68,17 +69,17 @@ def test_files_on_the_command_line(folder, capsys):
     found = report(capsys, "--file=train=train.jsonl", "--file=test=test.json.gz", *FLAGS, "--targets=10")
     assert found["vocabulary_size"] == 384
     assert found["lengths"] == {"inputs": 512, "targets": 10}
-    splits = found["sets"]["jsonl"]
-    assert {split: each["rows"] for split, each in splits.items()} == {
+    by_split = found["sets"]["jsonl"]
+    assert {split: each["rows"] for split, each in by_split.items()} == {
         "train+validation": 30,
-        "train": 30 - splits["validation"]["rows"],
-        "validation": splits["validation"]["rows"],
+        "train": 30 - by_split["validation"]["rows"],
+        "validation": by_split["validation"]["rows"],
         "test": 3,
     }
-    assert splits["train"]["rejected"] == 1
-    assert splits["test"]["with_label"] == splits["test"]["with_rationale"] == 3
-    assert splits["test"]["lengths"]["label_inputs"]["p100"] == len("[label] 0 yews: tree or bird?") + 1
-    assert splits["test"]["lengths"]["rationale_targets"]["truncated"] == 1.0
+    assert by_split["train"]["rejected"] == 1
+    assert by_split["test"]["with_label"] == by_split["test"]["with_rationale"] == 3
+    assert by_split["test"]["lengths"]["label_inputs"]["p100"] == len("[label] 0 yews: tree or bird?") + 1
+    assert by_split["test"]["lengths"]["rationale_targets"]["truncated"] == 1.0
 
 
 def test_a_configuration_gives_the_same(folder, capsys):
@@ -101,6 +102,17 @@ def test_a_configuration_gives_the_same(folder, capsys):
     assert found["lengths"] == {"inputs": 64, "targets": 32}
     assert found["sets"]["jsonl"]["test"]["rows"] == 3
     assert found["sets"]["jsonl"]["train"]["lengths"]["label_inputs"]["limit"] == 64
+    rows = {split: each["rows"] for split, each in found["sets"]["jsonl"].items()}
+    assert {split: each["used"] for split, each in found["sets"]["jsonl"].items()} == rows
+    half = ["--gin.SUBSAMPLE=0.5", "--gin.registration.register.subsample_seed=3"]
+    half_used = report(capsys, *whole, *bindings, *half, "--json")["sets"]["jsonl"]
+    records = jsonl.dataset({"train": "train.jsonl"}, fields=FIELDS).records("train")
+    used = sum(splits.in_subsample(record, fraction=0.5, seed=3) for record in records)
+    assert {split: each["used"] for split, each in half_used.items()} == {**rows, "train": used}
+    assert used < rows["train"]
+    assert main(["data", *whole, *bindings, *half]) == 0
+    sentence = f"jsonl train: {used} of {rows['train']} rows are used (SUBSAMPLE)"
+    assert sentence in capsys.readouterr().out
 
 
 def test_the_splits_that_are_there_are_reported(folder, capsys):
