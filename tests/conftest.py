@@ -18,7 +18,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["DISTILL_COMPILATION_CACHE"] = "off"  # commands that tests start write nothing into the user's cache folder
-# Freed memory is kept, as by distill.training.host_memory, from the start and in all commands that tests start: half of
+# Freed memory is kept, as by distill.allocator, from the start and in all commands that tests start: half of
 # the time in the kernel was for pages that were returned and requested again.
 os.environ.setdefault("MALLOC_MMAP_MAX_", "0")
 os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(1 << 32))

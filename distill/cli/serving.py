@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distill import allocator
 from distill.api import value_types
-from distill.cli import allocator
 from distill.counting import counted
 from distill.inference import student as students
 from distill.inference.student import Student
