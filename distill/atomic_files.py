@@ -4,6 +4,20 @@ import contextlib
 
 from etils import epath
 
+_SUFFIX = ".distill-partial"
+
+
+def partial(path: epath.PathLike) -> epath.Path:
+    """The file beside ``path`` that is written first, and then replaces it; a process that was killed may leave it.
+
+    The next write replaces it, so no other program may use the name.
+
+    >>> partial("runs/config.json").name
+    '.config.json.distill-partial'
+    """
+    target = epath.Path(path)
+    return target.with_name(f".{target.name}{_SUFFIX}")
+
 
 def replace(path: epath.PathLike, content: str | bytes) -> None:
     """Replaces a file: a reader, or a restart after this process was killed, sees the old or the new content.
@@ -15,7 +29,7 @@ def replace(path: epath.PathLike, content: str | bytes) -> None:
       content: text is written in UTF-8.
     """
     target = epath.Path(path)
-    part = target.with_name(target.name + ".part")
+    part = partial(target)
     try:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(target)

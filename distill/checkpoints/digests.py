@@ -273,7 +273,7 @@ def _files(folder: epath.Path, prefix: str = "") -> list[str]:
     for path in folder.iterdir():
         if path.is_dir():
             found += _files(path, f"{prefix}{path.name}/")
-        elif prefix or path.name not in (FILE, f"{FILE}.part", COMMIT_FILE):
+        elif prefix or path.name not in (FILE, atomic_files.partial(FILE).name, COMMIT_FILE):
             found.append(f"{prefix}{path.name}")
     return found
 

@@ -94,7 +94,6 @@ def write(directory: Path, train_rows: int = TRAIN_ROWS, seed: int = 0) -> Itera
     contents = files(train_rows, seed)
     same = {name for name in contents if _holds(directory / name, contents[name])}
     others = sorted(path.name for path in directory.iterdir() if path.name[0] != ".") if directory.exists() else []
-    others = [name for name in others if not name.endswith(".part")]
     if others and not same:
         raise ValueError(
             f"--output={directory} holds other files ({', '.join(others[:3])}{', …' if others[3:] else ''}); nothing was "

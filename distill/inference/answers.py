@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distill import atomic_files
+from distill import atomic_files, outputs
 from distill.counting import counted
 
 FORMAT, VERSION = "distill-answers", 1
@@ -24,6 +24,7 @@ STDOUT = "-"
 """The output path of :class:`Stream`."""
 _START = hashlib.sha256(b"").hexdigest()
 _MAX_BYTES = 2**20
+_FIRST_BYTES = 200  # of a record; they hold its format
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -137,7 +138,8 @@ class Answers:
 
     Raises:
       AnotherRun: the file holds answers made with other settings; every difference is listed.
-      ValueError: the file was not written by this command, is shorter than its record states, or is a folder.
+      ValueError: the file, or one in the place of its record, was not written by this command; or the file is shorter than
+        its record states, or is a folder.
     """
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any], *, overwrite: bool = False):
@@ -145,6 +147,9 @@ class Answers:
         self.record_path = self.path.with_name(self.path.name + ".run.json")
         if self.path.is_dir():
             raise ValueError(f"the output {path} is a folder; expected a file, such as {self.path / 'answers.jsonl'}")
+        outputs.check_own(
+            "the record of the answers", self.record_path, _is_record, "distill infer", remedy="delete it"
+        )
         fresh = Record(json.loads(json.dumps(settings)))
         found = None if overwrite else self._found()
         if found is not None and found.answered:
@@ -258,6 +263,10 @@ class Stream:
         self.record.rows += len(lines)
         self.record.answered += len(lines) - len(reasons)
         self.record.reasons.update(reasons)
+
+
+def _is_record(file: BinaryIO) -> bool:
+    return FORMAT.encode() in file.read(_FIRST_BYTES)
 
 
 def _read(path: Path) -> Record:

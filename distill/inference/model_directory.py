@@ -19,10 +19,8 @@ KEPT_RESULT = "result.before-{}.json"
 _STEPS = ("checkpoints", "best")
 _ROWS = "rows"
 # The files of a start.
-_START = frozenset({
-    CONFIG, f"{CONFIG}.part", PLAIN_CONFIG, f"{PLAIN_CONFIG}.part", students.FILE, f"{students.FILE}.part",
-    students.VOCABULARY_FILE, _ROWS, ATTEMPTS, REACHED,
-})  # fmt: skip
+_REPLACED = (CONFIG, PLAIN_CONFIG, students.FILE, students.VOCABULARY_FILE, ATTEMPTS)
+_START = frozenset({*_REPLACED, *(atomic_files.partial(name).name for name in _REPLACED), _ROWS, REACHED})
 
 
 def begin(

@@ -24,7 +24,7 @@ _OF_A_RUN = (CONFIG, RESULT)
 
 # Names that a run, a sweep or the user's shell may write before the first checkpoint.
 _KNOWN = (
-    ".*", "*.part", "*.lock", "*.log", "*.out", "*.err", "config.json", "student.json", "vocabulary.model", "rows",
+    ".*", "*.lock", "*.log", "*.out", "*.err", "config.json", "student.json", "vocabulary.model", "rows",
     ATTEMPTS, REACHED, EVALUATIONS, "record.json", "predictions", "checkpoints", "best", "logs",
     "replay", "profile", "stacks", FAILURE, PRUNED, "trackers.json", "wandb", "mlflow.db", "mlruns",
     "lost+found",

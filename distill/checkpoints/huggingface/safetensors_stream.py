@@ -14,6 +14,8 @@ from types import TracebackType
 
 import numpy as np
 
+from distill import atomic_files
+
 BLOCK_BYTES = 16 * 2**20
 
 
@@ -27,7 +29,7 @@ class SafetensorsWriter:
 
     def __init__(self, path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]):
         self._path = pathlib.Path(path)
-        self._unfinished = self._path.with_name(self._path.name + ".unfinished")
+        self._unfinished = pathlib.Path(atomic_files.partial(self._path))
         header: dict[str, object] = {"__metadata__": {"format": "pt"}}
         self._places: dict[str, tuple[int, tuple[int, ...]]] = {}
         end = 0

@@ -248,7 +248,7 @@ def _check_own(stage: epath.Path, saved: Mapping[str, Any] | None) -> None:
     """Raises ValueError if ``stage``, which the build deletes, holds something that no build wrote there."""
     if not stage.exists():
         return
-    own = {f"{_PROGRESS}.part"}
+    own = {atomic_files.partial(_PROGRESS).name}
     if saved is not None:
         own |= {_PROGRESS, manifest.FILE, "index", "input_keys", ranges.WORK, *saved["header"].get("task_names", ())}
     others = [path.name for path in stage.iterdir() if path.name not in own] if stage.is_dir() else [stage.name]

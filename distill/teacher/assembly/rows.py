@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TextIO
 
-from distill import validation
+from distill import atomic_files, validation
 from distill.tasks.records import Record
 from distill.teacher.clients.completion import printable
 
@@ -42,7 +42,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Yields a text file that replaces ``path``, synchronised to disk, if the block raises nothing."""
     target = pathlib.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
+    unfinished = pathlib.Path(atomic_files.partial(target))
     try:
         with unfinished.open("w", encoding="utf-8", newline="\n") as file:
             yield file

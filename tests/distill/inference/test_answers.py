@@ -110,7 +110,7 @@ def test_a_file_without_its_record_and_a_short_one_are_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"format": "other"}, {"version": 2}, {"rows": -1}, {"rows": 1.5}, {"answered": True}, {"settings": []},
+    [{"version": 2}, {"rows": -1}, {"rows": 1.5}, {"answered": True}, {"settings": []},
      {"digest": 3}, {"reasons": 3}, {"unknown": 1},
      # Found by fuzzing: OverflowError, and UnicodeEncodeError once a line was added.
      {"rows": 10**400}, {"reasons": {"a": 2**63}}, {"digest": "\ud800" * 64}, {"digest": "0" * 63}],
@@ -123,12 +123,26 @@ def test_a_damaged_record_is_refused(tmp_path, changes):
         Answers(tmp_path / "a.jsonl", SETTINGS)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "[" * 10**5])
+@pytest.mark.parametrize("content", ["", '{"format": "distill-answers', '["distill-answers"]' + "[" * 10**5])
 def test_a_record_that_is_no_json_is_refused(tmp_path, content):
     filled(tmp_path / "a.jsonl")
     (tmp_path / "a.jsonl.run.json").write_text(content)
     with pytest.raises(ValueError, match=r"a\.jsonl\.run\.json is damaged"):
         Answers(tmp_path / "a.jsonl", SETTINGS)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("output", [False, True])
+def test_a_file_of_another_program_in_the_place_of_the_record_is_kept(tmp_path, output, overwrite):
+    if output:
+        filled(tmp_path / "a.jsonl")
+    record = tmp_path / "a.jsonl.run.json"
+    record.write_text('{"format": "other"}')
+    with pytest.raises(
+        ValueError, match=r"the record of the answers \S+ exists, and was not written by `distill infer`"
+    ):
+        Answers(tmp_path / "a.jsonl", SETTINGS, overwrite=overwrite)
+    assert record.read_text() == '{"format": "other"}'
 
 
 def test_the_digest_is_chained_row_by_row():

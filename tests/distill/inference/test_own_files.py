@@ -13,7 +13,7 @@ from distill.inference import own_files
         [],
         ["config.gin", "notes.txt"],  # a run that has begun
         ["result.json", "student.json", "notes.txt"],
-        [".lock", "config.json.part", "attempts.json", "rows"],  # a start that was interrupted
+        [".lock", ".config.json.distill-partial", "attempts.json", "rows"],  # a start that was interrupted
         ["failure.json", "sweep.log", ".leases"],  # of a sweep
         ["train.log", "slurm-17.out", ".gitignore"],  # of the user's shell
     ],

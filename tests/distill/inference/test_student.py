@@ -76,7 +76,7 @@ def test_the_vocabulary_travels_with_the_student(tmp_path, model, extra_ids):
     vocabulary = students.read_vocabulary(tmp_path, student)
     assert vocabulary.encode("some small words") == plain_vocabularies.SentencePiece(model).encode("some small words")
     assert vocabulary.vocab_size == plain_vocabularies.SentencePiece(model).vocab_size + extra_ids
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.distill-partial"))
 
 
 def test_a_damaged_vocabulary_is_one_line(tmp_path, model):

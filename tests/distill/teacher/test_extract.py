@@ -14,6 +14,7 @@ import time
 
 import pytest
 
+from distill import atomic_files
 from distill.tasks import jsonl, parsers, svamp
 from distill.tasks.dataset import Dataset
 from distill.tasks.records import PlainSource, Record
@@ -339,7 +340,7 @@ def test_replies_are_kept_across_runs_and_anything_that_matters_makes_new_keys(t
         assert calls(teacher={"endpoint": "completions"}) == 10
         assert calls(prompt=str(changed)) == 10
         assert calls() == 0
-    assert not (tmp_path / ".out.jsonl.unfinished").exists()
+    assert not atomic_files.partial(tmp_path / "out.jsonl").exists()
 
 
 def test_the_same_question_twice_in_a_job_is_asked_once(tmp_path):

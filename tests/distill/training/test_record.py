@@ -31,7 +31,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert written["test"] == {"accuracy": 0.4, "bleu": None}  # JSON has no nan
     found = record.read(tmp_path)
     assert found == dataclasses.replace(RECORD, test={"accuracy": 0.4, "bleu": None})
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.distill-partial"))
 
 
 def test_fields_of_later_versions_are_ignored_and_optional_ones_may_be_absent(tmp_path):

@@ -66,7 +66,7 @@ def test_a_torn_line_is_dropped_and_swallows_no_other(tmp_path, torn, caplog):
         ("validation", 30),
     ]
     assert "evaluations.jsonl:4 is no evaluation and was removed" in caplog.text
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".*.distill-partial"))
 
 
 def test_curves_are_drawn_from_the_event_files(tmp_path):
