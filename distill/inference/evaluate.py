@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import logging
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -363,7 +364,7 @@ def _check_writable(folder: epath.Path) -> None:
     made = list(itertools.takewhile(lambda one: not one.exists(), [folder, *folder.parents]))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
+        probe = folder / f".{uuid.uuid4().hex}"  # no other file's name
         probe.touch()
         probe.unlink()
         for one in made:  # an evaluation that fails leaves no folder

@@ -6,6 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 from distill.inference import answering, evaluate, infer
 from distill.inference import student as students
@@ -196,3 +197,10 @@ def test_choices_are_different_texts(choices, why):
 def test_choices_are_not_ignored():
     with pytest.raises(ValueError, match=r"DecodeConfig\.answers is 'generate'; set it to 'choose', too"):
         DecodeConfig(choices=("yes", "no"))
+
+
+def test_a_check_that_predictions_can_be_written_leaves_the_folder_as_it_is(tmp_path):
+    (tmp_path / ".writable").write_text("the user's")
+    evaluate._check_writable(epath.Path(tmp_path))
+    evaluate._check_writable(epath.Path(tmp_path / "new" / "folder"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {".writable": "the user's"}
