@@ -11,6 +11,7 @@ from pathlib import Path
 
 from etils import epath
 
+from distill import atomic_files
 from distill.counting import counted
 
 CONFIG, RESULT = "config.gin", "result.json"
@@ -22,13 +23,19 @@ FAILURE, PRUNED = "failure.json", "pruned.json"
 _OF_A_RUN = (CONFIG, RESULT)
 """A directory with one of these holds a run that has begun; it is continued or refused by its settings."""
 
-# Names that a run, a sweep or the user's shell may write before the first checkpoint.
-_KNOWN = (
-    ".*", "*.lock", "*.log", "*.out", "*.err", "config.json", "student.json", "vocabulary.model", "rows",
-    ATTEMPTS, REACHED, EVALUATIONS, "record.json", "predictions", "checkpoints", "best", "logs",
-    "replay", "profile", "stacks", FAILURE, PRUNED, "trackers.json", "wandb", "mlflow.db", "mlruns",
-    "lost+found",
+# Names that a run or a sweep may write before the first checkpoint.
+_EARLY = (
+    PLAIN_CONFIG, "student.json", "vocabulary.model", "rows", ATTEMPTS, REACHED, EVALUATIONS, "record.json",
+    "predictions", "checkpoints", "best", "logs", "replay", "profile", "stacks", FAILURE, PRUNED, "trackers.json",
+    "wandb", "mlflow.db", "mlruns",
 )  # fmt: skip
+_KNOWN = (*_EARLY, ".*", "*.lock", "*.log", "*.out", "*.err", "lost+found")
+"""With those of the user's shell and file system."""
+_WRITTEN = (
+    *_EARLY, CONFIG, RESULT, "result.before-*.json", "curves.png", "damaged", "sweep.log", ".stop", ".lock", ".lock.*",
+    atomic_files.partial("*").name,
+)  # fmt: skip
+"""All that a run, or the sweep that trains it, writes into the run's directory."""
 _SHOWN = 3
 
 
@@ -43,7 +50,16 @@ def others(directory: epath.PathLike) -> list[str]:
     names = sorted(path.name for path in root.iterdir())
     if any(name in _OF_A_RUN for name in names):
         return []
-    return [name for name in names if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _KNOWN)]
+    return [name for name in names if not _matches(name, _KNOWN)]
+
+
+def is_of_a_run(name: str) -> bool:
+    """Whether a run, or the sweep that trains it, writes a file or folder of this name into the run's directory."""
+    return _matches(name, _WRITTEN)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def check(directory: epath.PathLike) -> None:

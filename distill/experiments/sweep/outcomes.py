@@ -1,5 +1,6 @@
 """The outcome of a run as files in its folder: ``failure.json`` and ``pruned.json`` beside training's ``result.json``."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from distill import locking
+from distill.counting import with_more
 from distill.experiments.sweep import files, leases
 from distill.experiments.sweep.levels import SweepError
 from distill.experiments.sweep.runs import Run
+from distill.inference import own_files
 from distill.inference.own_files import FAILURE, PRUNED, newest_step
 
 _BRIEF = 120  # characters of an error in a table
@@ -79,10 +82,31 @@ def note_pruned(run: Run, step: int, value: float) -> None:
     _write(run.directory / PRUNED, {"step": step, "value": value})
 
 
+def check_discarded(run: Run) -> None:
+    """Checks that :func:`discard` can remove the folder of a failed attempt.
+
+    Raises:
+      SweepError: the folder holds files that no run writes.
+    """
+    found = sorted(path.name for path in _files(run.directory) if not own_files.is_of_a_run(path.name))
+    if found:
+        raise SweepError(
+            f"{run.directory} holds a failed attempt with another configuration, which is removed before the run starts "
+            f"again, and {with_more(found)}, which no run writes and which would be lost: move it away"
+        )
+
+
 def discard(run: Run) -> None:
-    """Removes the folder of a failed attempt, which must not be continued with other settings."""
-    if run.directory.exists():
-        shutil.rmtree(run.directory)
+    """Removes the files of a failed attempt, which must not be continued with other settings, and its empty folder."""
+    for path in _files(run.directory):
+        if own_files.is_of_a_run(path.name):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    with contextlib.suppress(OSError):  # there is none, it is not empty, or it is a link
+        run.directory.rmdir()
+
+
+def _files(directory: Path) -> list[Path]:
+    return [*directory.iterdir()] if directory.is_dir() else []
 
 
 def state(run: Run, held: bool) -> str:

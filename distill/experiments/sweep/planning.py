@@ -71,6 +71,8 @@ def _prepared(
     otherwise = {run.name: what for run in begun if run not in changed and (what := differs(run))}
     same_sweep.refuse_trained_otherwise(sweep, {name: what for name, what in otherwise.items() if name not in failed})
     changed += [run for run in runs if run.name in otherwise]
+    for run in changed:
+        outcomes.check_discarded(run)
     repeated = failed if retry_failed else {run.name for run in changed}
     skipped = failed - repeated
     check_all([run for run in runs if outcomes.is_open(run) or run.name in repeated], check, skipped)

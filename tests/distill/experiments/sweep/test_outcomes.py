@@ -25,6 +25,26 @@ def test_failures_are_counted_and_limit_the_retries(run):
     assert outcomes.failure(run) is None and outcomes.state(run, False) == "done"
 
 
+def test_only_what_a_run_writes_is_discarded(run):
+    outcomes.note_failure(run, "one")
+    (run.directory / "checkpoints" / "20").mkdir(parents=True)
+    for name in ("config.gin", "sweep.log", ".config.json.distill-partial", ".lock.owner", "checkpoints/20/data"):
+        (run.directory / name).touch()
+    outcomes.check_discarded(run)
+    (run.directory / "thesis.tex").write_text("words")
+    (run.directory / ".notes").mkdir()
+    with pytest.raises(SweepError, match=r"a holds a failed .*\.notes and 1 more, which no run writes .*: move"):
+        outcomes.check_discarded(run)
+    outcomes.discard(run)
+    assert {path.name for path in run.directory.iterdir()} == {".notes", "thesis.tex"}
+    (run.directory / "thesis.tex").unlink()
+    (run.directory / ".notes").rmdir()
+    outcomes.discard(run)
+    outcomes.discard(run)
+    outcomes.check_discarded(run)
+    assert not run.directory.exists()
+
+
 def test_a_pruned_run_is_not_open(run):
     outcomes.note_pruned(run, 20, 0.25)
     assert outcomes.pruned(run) == {"step": 20, "value": 0.25}
