@@ -27,6 +27,7 @@ LEASE = 60.0  # seconds without a sign of life after which another machine's loc
 HEARTBEAT = 10.0  # seconds between signs of life
 _SETTLE = 2.0  # seconds in which two processes that write the same object at once see which write came last
 _POLL = 0.2
+_MARKER = b"filelock/"  # the first bytes of a lock file
 
 
 class Locked(ValueError):
@@ -208,7 +209,7 @@ def _check_own(path: epath.Path, what: str) -> None:
     except OSError:  # released meanwhile, or of another user
         return
     # A marker of filelock, which may be incomplete; in its first format the number of a process comes first.
-    own = content.startswith(b"filelock/"[: len(content)]) or content.split(b"\n")[0].strip().isdigit()
+    own = content.startswith(_MARKER[: len(content)]) or content.split(b"\n")[0].strip().isdigit()
     if not own and not ("://" in str(path) and "token" in _record(path)):
         raise ValueError(
             f"{path} is the lock file of {what}, and holds something else, which would be lost: move it away, or choose "
@@ -284,6 +285,7 @@ class _FileLease:
         try:
             self._lease.acquire(timeout=_POLL, poll_interval=_POLL / 4)
         except (filelock.Timeout, filelock.LeaseSettingsMismatch):  # held; or by a version with other times
+            self._mark_empty()
             return False
         part = self._owner.with_name(f"{self._owner.name}.{os.getpid()}")
         try:
@@ -294,6 +296,23 @@ class _FileLease:
             raise
         return True
 
+    def _mark_empty(self) -> None:
+        """Makes an empty lock file, which filelock takes for a held lock for ever, a damaged one, which it takes over.
+
+        A process that is killed after it has created the file and before it has written to it leaves one. It is changed
+        once it is as old as a lock that another machine's process has left. If its process writes meanwhile, nothing
+        changes: a lock begins with the same bytes.
+        """
+        with contextlib.suppress(OSError):
+            found = self._path.stat()
+            if found.st_size == 0 and _now(self._path.parent) - found.st_mtime >= LEASE:
+                handle = os.open(self._path, os.O_WRONLY | os.O_NOFOLLOW)
+                try:
+                    os.pwrite(handle, _MARKER, 0)
+                    os.utime(handle, ns=(found.st_atime_ns, found.st_mtime_ns))  # it is no sign of life
+                finally:
+                    os.close(handle)
+
     def release(self) -> None:
         if not self.lost:
             self._owner.unlink(missing_ok=True)
@@ -301,8 +320,8 @@ class _FileLease:
 
     def owner(self) -> dict[str, Any]:
         found, pid = _record(epath.Path(self._owner)), self._lease.pid
-        if pid is not None and found.get("pid") != pid:  # written by an earlier holder
-            return {"pid": pid}
+        if found.get("pid") != pid:  # written by an earlier holder
+            return {} if pid is None else {"pid": pid}
         return found
 
     def sign_of_life(self) -> object:

@@ -232,6 +232,25 @@ def test_a_damaged_lock_is_taken_over(tmp_path):
         assert path.read_text().startswith("filelock/")
 
 
+def test_an_empty_lock_is_taken_over_when_it_is_old(tmp_path, short):
+    path = locking.of_output(tmp_path / "uv")
+    with locking.held(path, "uv"):
+        owner = locking._owner_file(path)
+        record = owner.read_text()
+    owner.write_text(record)  # of an earlier holder
+    path.touch()
+    before = time.monotonic()
+    with locking.held(path, "uv"):
+        assert 3 < time.monotonic() - before < 8
+        assert path.read_text().startswith("filelock/")
+    path.touch()
+    os.utime(path, (0, 0))
+    before = time.monotonic()
+    with locking.held(path, "uv"):
+        assert time.monotonic() - before < 4
+    assert not [*tmp_path.iterdir()]
+
+
 def test_an_error_inside_releases(tmp_path):
     path = locking.of_directory(tmp_path)
     with pytest.raises(KeyError), locking.held(path, "a"):
