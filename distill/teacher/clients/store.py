@@ -7,6 +7,7 @@ process that opens the file locks it, so that two concurrent jobs never pay for 
 
 import asyncio
 import contextlib
+import os
 import pathlib
 import queue
 import sqlite3
@@ -44,21 +45,27 @@ class ReplyStore:
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
 
+    def _check_own(self) -> None:
+        """Raises :class:`StoreError` if the file is another database, which stays as it is, with its journal mode.
+
+        Replies in the journal beside the file are read, too: a job that was killed may have written all to it.
+        """
+        if self.path == ":memory:" or not os.path.exists(self.path) or not os.path.getsize(self.path):
+            return
+        mode = "mode=ro" if os.path.exists(f"{self.path}-wal") else "immutable=1"  # which makes no files beside it
+        uri = f"{pathlib.Path(self.path).absolute().as_uri()}?{mode}"
+        with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=0.5)) as connection:
+            _check(connection, self.path)
+
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=0.5)
         try:
+            self._check_own()
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("BEGIN IMMEDIATE")
-            (application,) = connection.execute("PRAGMA application_id").fetchone()
-            (layout,) = connection.execute("PRAGMA user_version").fetchone()
-            (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            if tables and application != _APPLICATION:
-                raise StoreError(f"{self.path} is an SQLite file, but not a reply store")
-            if tables and layout != _LAYOUT:
-                raise StoreError(f"{self.path} has layout {layout}; expected {_LAYOUT}")
-            if not tables:
+            if not _check(connection, self.path):
                 connection.execute(f"PRAGMA application_id = {_APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {_LAYOUT}")
                 connection.execute(
@@ -212,6 +219,18 @@ class StoredReplies:
 
     def __contains__(self, key: str) -> bool:
         return self.get(key) is not None
+
+
+def _check(connection: sqlite3.Connection, path: str) -> int:
+    """Returns the number of tables. Raises :class:`StoreError` if there are any, and not those of a reply store."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (layout,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if tables and application != _APPLICATION:
+        raise StoreError(f"{path} is an SQLite file, but not a reply store")
+    if tables and layout != _LAYOUT:
+        raise StoreError(f"{path} has layout {layout}; expected {_LAYOUT}")
+    return int(tables)
 
 
 def _settle(done: "asyncio.Future[None]", error: BaseException | None) -> None:

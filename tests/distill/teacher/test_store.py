@@ -1,6 +1,7 @@
 """The reply store keeps what it was given, belongs to one process at a time, and knows what it is."""
 
 import asyncio
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from distill.teacher import ReplyStore, StoreError
 from distill.teacher.clients.replies import Candidate, Reply, Usage
 from distill.teacher.clients.store import StoredReplies
+from tests_support import files_of
 
 
 def reply(n, text="because"):
@@ -101,23 +103,43 @@ def test_another_file_is_refused(tmp_path, content):
     assert path.read_bytes() == content
 
 
-def test_another_database_is_refused(tmp_path):
-    connection = sqlite3.connect(tmp_path / "s")
-    connection.execute("CREATE TABLE accounts (id)")
-    connection.commit()
-    connection.close()
-    with pytest.raises(StoreError, match="not a reply store"):
-        ReplyStore(tmp_path / "s")
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("is_open", [False, True])
+def test_another_database_is_refused_and_not_changed(tmp_path, mode, is_open):
+    path = tmp_path / "their data?.db"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+        connection.execute("CREATE TABLE accounts (id)")
+        connection.commit()
+        if not is_open:
+            connection.close()
+        before = files_of(tmp_path)
+        with pytest.raises(StoreError, match="not a reply store"):
+            ReplyStore(path)
+        after = files_of(tmp_path)
+    shared = f"{path.name}-shm"  # memory that processes share
+    assert after | {shared: b""} == before | {shared: b""}
 
 
 def test_another_layout_is_refused(tmp_path):
     ReplyStore(tmp_path / "s").close()
-    connection = sqlite3.connect(tmp_path / "s")
-    connection.execute("PRAGMA user_version = 99")
-    connection.commit()
-    connection.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "s")) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    before = files_of(tmp_path)
     with pytest.raises(StoreError, match="has layout 99; expected 1"):
         ReplyStore(tmp_path / "s")
+    assert files_of(tmp_path) == before
+
+
+def test_a_store_whose_replies_are_still_in_its_journal_is_opened(tmp_path):
+    (tmp_path / "killed").mkdir()
+    with ReplyStore(tmp_path / "s") as store:
+        put(store, reply(1))
+        for name, content in files_of(tmp_path).items():
+            (tmp_path / "killed" / name).write_bytes(content)
+    assert (tmp_path / "killed" / "s-wal").stat().st_size
+    with ReplyStore(tmp_path / "killed" / "s") as store:
+        assert store.find(["key1"]) == {"key1": reply(1)}
 
 
 def test_a_write_that_fails_reaches_who_waits(tmp_path):
