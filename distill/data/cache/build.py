@@ -170,9 +170,12 @@ def _existing(directory: epath.Path, header: Mapping[str, Any]) -> dict[str, Any
     """Returns the checked manifest if ``directory`` holds the same cache, None if it is empty; else ValueError."""
     if not directory.exists() or not any(directory.iterdir()):
         return None
-    if manifest.is_local(directory) and not (directory / manifest.FILE).exists():
-        raise ValueError(f"{directory} is not empty and holds no cache; choose another --output")
     if not (directory / manifest.FILE).exists():
+        uploaded = () if manifest.is_local(directory) else _folders(header)
+        if others := sorted(path.name for path in directory.iterdir() if path.name not in uploaded):
+            raise ValueError(
+                f"{directory} is not empty and holds no cache, but {with_more(others)}; choose another --output"
+            )
         return None  # the upload was interrupted
     found = manifest.read(directory)
     remedy = "Choose another --output, or delete it."
@@ -250,13 +253,18 @@ def _check_own(stage: epath.Path, saved: Mapping[str, Any] | None) -> None:
         return
     own = {atomic_files.partial(_PROGRESS).name}
     if saved is not None:
-        own |= {_PROGRESS, manifest.FILE, "index", "input_keys", ranges.WORK, *saved["header"].get("task_names", ())}
+        own |= {_PROGRESS, manifest.FILE, ranges.WORK, *_folders(saved["header"])}
     others = [path.name for path in stage.iterdir() if path.name not in own] if stage.is_dir() else [stage.name]
     if others:
         raise ValueError(
             f"{stage} is the folder in which this cache is built, and holds {with_more(sorted(others))}, which no build of "
             "a cache wrote: it would be lost. Move it away, or choose another --output"
         )
+
+
+def _folders(header: Mapping[str, Any]) -> set[str]:
+    """The names of the folders in a cache."""
+    return {"index", "input_keys", *header.get("task_names", ())}
 
 
 def _write(

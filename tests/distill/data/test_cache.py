@@ -223,7 +223,7 @@ def test_an_existing_cache_is_checked_and_reused(rows, names, built, tmp_path):
     )
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(ValueError, match="is not empty and holds no cache"):
+    with pytest.raises(ValueError, match=r"is not empty and holds no cache, but thesis\.tex; choose another --output"):
         cache.build(tasks(names), tmp_path / "full")
     assert (tmp_path / "full" / "thesis.tex").exists()
 
@@ -438,6 +438,15 @@ def test_remote_folders_are_copied_and_checked(names, built, tmp_path, monkeypat
     monkeypatch.setattr(manifest, "is_local", lambda path: not os.fspath(path).startswith(os.fspath(remote)))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
+    for place in ("thesis.tex", "words/thesis.tex"):
+        (remote / place).parent.mkdir(parents=True)
+        (remote / place).write_text("words")
+        with pytest.raises(
+            ValueError, match=r"bucket is not empty and holds no cache, but (thesis\.tex|words); choose"
+        ):
+            cache.build(tasks(names), remote, shards=3)
+        shutil.rmtree(remote)
+    (remote / "index").mkdir(parents=True)  # of an interrupted upload
     uploaded = cache.build(tasks(names), remote, shards=3)
     assert files_of(remote) == files_of(built)
     assert list((tmp_path / "scratch").iterdir()) == []
