@@ -35,7 +35,7 @@ def test_it_can_be_switched_off(word, monkeypatch):
 
 CODE = """
 import json, sys, warnings
-warnings.simplefilter("error")
+warnings.simplefilter(sys.argv[1])
 import jax
 from distill.cli import compilation_cache as compile_cache
 compile_cache._MIN_SECONDS = 0
@@ -48,11 +48,13 @@ print(json.dumps([str(folder), hits, misses]))
 """
 
 
-def run(tmp_path, **more):
+def run(tmp_path, warnings="error", **more):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COMP", "DISTILL_")) and k != "XLA_FLAGS"}
     environment = {**kept, "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(ROOT), **more}
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, env=environment, check=True)
-    assert done.stderr == ""
+    command = [sys.executable, "-c", CODE, warnings]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    assert ("Error reading persistent compilation cache entry" in done.stderr) == (warnings != "error"), done.stderr
+    assert warnings != "error" or done.stderr == ""
     return json.loads(done.stdout)
 
 
@@ -61,6 +63,27 @@ def test_a_second_process_compiles_nothing(tmp_path):
     assert pathlib.Path(folder).is_relative_to(tmp_path) and hits == 0 and misses > 0
     again, hits_again, misses_again = run(tmp_path)
     assert (again, hits_again, misses_again) == (folder, misses, 0)
+
+
+def test_damaged_programs_are_compiled_and_written_again(tmp_path):
+    folder, _, misses = run(tmp_path)
+    programs = sorted(pathlib.Path(folder).glob("*-cache"))
+    assert len(programs) == misses
+
+    def cut():
+        for program in programs:
+            program.write_bytes(program.read_bytes()[: program.stat().st_size // 2])
+
+    cut()
+    for used in pathlib.Path(folder).glob("*-atime"):  # JAX writes it last
+        used.unlink()
+    other = pathlib.Path(folder, "notes.txt")
+    other.touch()
+    assert run(tmp_path) == [folder, 0, misses]  # without a warning
+    cut()
+    assert run(tmp_path, warnings="default") == [folder, 0, misses]
+    assert run(tmp_path) == [folder, misses, 0]
+    assert other.exists() and sorted(pathlib.Path(folder).glob("*-cache")) == programs
 
 
 def test_settings_of_the_user_and_of_jax_come_first(tmp_path):
