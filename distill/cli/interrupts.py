@@ -25,6 +25,22 @@ _LOST = 255  # in the pipe, where numbers of signals are at most 64
 
 _trained: list[str] = []
 """The model directory in which this process trains; after a signal, that in which it has trained."""
+_ends: dict[int, Callable[[int], None]] = {}
+"""By the number of a signal that ends the command, what ends the process instead, with the same line and exit code."""
+_at_once = threading.Event()
+
+
+@contextlib.contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Inside, a signal that would end the command ends the process: for a wait in C code before there is anything to save.
+
+    No handler in Python runs before such a call returns.
+    """
+    _at_once.set()
+    try:
+        yield
+    finally:
+        _at_once.clear()
 
 
 @contextlib.contextmanager
@@ -176,6 +192,8 @@ def _watch(reader: socket.socket, again: Again) -> None:
                     time.sleep(AGAIN_S)
                     if signal.SIGINT in again.deliver():
                         first = None  # it comes through the pipe once more, and is still the first
+                elif _at_once.is_set() and byte in _ends:
+                    _ends[byte](byte)
                 elif byte == signal.SIGINT:
                     now = time.monotonic()
                     if first is None:
@@ -201,13 +219,18 @@ def signals_raise(line: Callable[[str], str], again: Again | None, *, last: bool
       The signals so far.
     """
     received = Received(again)
+    ended = threading.Lock()  # never released: the line is printed once
+
+    def end(number: int) -> None:
+        if ended.acquire(blocking=False):
+            if terminal is not None:
+                os.write(terminal, line(signal.Signals(number).name).encode())
+            os._exit(exit_codes.STOPPED)
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
         received.names.append(signal.Signals(number).name)
-        if _imports(frame):
-            if terminal is not None:
-                os.write(terminal, line(received.names[-1]).encode())
-            os._exit(exit_codes.STOPPED)
+        if _imports(frame) or _at_once.is_set():
+            end(number)
         raise received.exception(number)
 
     if threading.current_thread() is not threading.main_thread():
@@ -216,15 +239,18 @@ def signals_raise(line: Callable[[str], str], again: Again | None, *, last: bool
     terminal = None
     with contextlib.suppress(OSError):  # the process has no file descriptor 2
         terminal = os.dup(2)  # while TensorFlow is imported, descriptor 2 leads nowhere
+    _ends[signal.SIGTERM] = end
     previous = signal.signal(signal.SIGTERM, interrupt)
     # Not where a caller ignores or handles it.
     by_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if by_default:
+        _ends[signal.SIGINT] = end
         signal.signal(signal.SIGINT, interrupt)
     shown, sys.unraisablehook = sys.unraisablehook, _others(sys.unraisablehook)
     try:
         yield received
     finally:
+        _ends.clear()
         received.handled()
         sys.unraisablehook = shown
         signal.signal(signal.SIGTERM, signal.SIG_IGN if last else previous)

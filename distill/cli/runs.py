@@ -212,15 +212,18 @@ def join(options: argparse.Namespace) -> None:
     if options.multiprocess or any(value is not None for value in given):
         import jax
 
-        from distill.cli import coordinator
+        from distill.cli import coordinator, interrupts
 
         global joined
         joined = True
         before = signal.getsignal(signal.SIGTERM)
         address = options.coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
         try:
-            with coordinator.waiting(
-                address, options.command, processes=options.num_processes, process=options.process_id
+            with (
+                interrupts.ending_at_once(),
+                coordinator.waiting(
+                    address, options.command, processes=options.num_processes, process=options.process_id
+                ),
             ):
                 jax.distributed.initialize(
                     *given,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,6 +42,40 @@ def test_the_second_sigint_ends_the_process_at_once(wait):
     assert time.monotonic() - begun < 10
     assert process.returncode == exit_codes.INTERRUPTED == 128 + signal.SIGINT
     assert err.strip() == "stopped at once by a second SIGINT; progress since the last save is lost"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_process_at_once_while_jax_connects(name):
+    """Process 0 of two, whose other one is not started."""
+    code = """
+import argparse, sys
+from distill.cli import main, runs
+def command(options):
+    print("begun", flush=True)
+    runs.join(argparse.Namespace(
+        coordinator_address="127.0.0.1:{port}", num_processes=2, process_id=0, multiprocess=False, command="train",
+        heartbeat_timeout_seconds=100,
+    ))
+main.command_function = lambda name: command
+sys.exit(main.main(["completion", "bash"]))
+"""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", code.replace("{port}", str(port))], **pipes)
+    assert process.stdout.readline() == "begun\n"
+    deadline = time.monotonic() + 60
+    while True:  # until process 0 listens, and so waits for the other one
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            break
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    begun = time.monotonic()
+    process.send_signal(getattr(signal, name))
+    _, err = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 10
+    assert (process.returncode, err) == (exit_codes.STOPPED, f"stopped by {name}; {exit_codes.START_OVER}\n")
 
 
 def test_the_last_line_says_if_the_run_has_saved_nothing(tmp_path, monkeypatch):
