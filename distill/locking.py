@@ -201,7 +201,7 @@ def _acquire(lease: _Lease, what: str, remedy: str) -> None:
 
 
 def _check_own(path: epath.Path, what: str) -> None:
-    """Raises ValueError if the file of a lock holds something else: it would be removed as a damaged lock."""
+    """Raises ValueError if the files of a lock hold something else: they would be removed as those of a damaged lock."""
     try:
         content = path.read_bytes() if path.exists() else b""
     except IsADirectoryError:
@@ -214,6 +214,16 @@ def _check_own(path: epath.Path, what: str) -> None:
         raise ValueError(
             f"{path} is the lock file of {what}, and holds something else, which would be lost: move it away, or choose "
             "another name"
+        )
+    if "://" in str(path):
+        return
+    owner, content = _owner_file(Path(os.fspath(path))), b""
+    with contextlib.suppress(OSError):  # there is none, or it was released meanwhile
+        content = owner.read_bytes()
+    if content and b'"machine"' not in content:
+        raise ValueError(
+            f"{owner} names the process with the lock of {what}, and holds something else, which would be lost: move it "
+            "away, or choose another name"
         )
 
 

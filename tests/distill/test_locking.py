@@ -224,6 +224,15 @@ def test_a_file_that_is_no_lock_is_kept(tmp_path, content):
     assert path.is_dir()
 
 
+def test_a_file_in_the_place_of_the_owners_name_is_kept(tmp_path):
+    path = locking.of_output(tmp_path / "uv")
+    owner = tmp_path / "uv.lock.owner"
+    owner.write_bytes(b"Ada \xff")
+    with pytest.raises(ValueError, match=r"uv\.lock\.owner names .* holds something else"), locking.held(path, "uv"):
+        pytest.fail("held")
+    assert [one.name for one in tmp_path.iterdir()] == ["uv.lock.owner"]
+
+
 def test_a_damaged_lock_is_taken_over(tmp_path):
     path = locking.of_output(tmp_path / "uv")
     path.write_text("filelo")
