@@ -194,7 +194,8 @@ def convert(
         raise ValueError(f"to_format must be one of {', '.join(TO_FORMATS)}; got {to_format!r}")
     if to_format == "hf":
         validation.check_local("a Hugging Face folder", to)
-        if any(epath.Path(to).glob("*.safetensors")) or (epath.Path(to) / huggingface.CONFIG_FILE).exists():
+        names = (huggingface.CONFIG_FILE, huggingface.GENERATION_FILE)
+        if any(epath.Path(to).glob("*.safetensors*")) or any((epath.Path(to) / name).exists() for name in names):
             raise ValueError(f"{to} holds a model already; name another directory")
     with open_source(source, **(overrides or {})) as opened:
         if to_format.startswith("t5x"):

@@ -78,6 +78,11 @@ def test_damaged_sources(tmp_path):
     with pytest.raises(ValueError, match="hf holds a model already; name another directory"):
         conversion.convert(hf, hf)
     assert before == {path: path.read_bytes() for path in hf.iterdir()}
+    for name in ("generation_config.json", "model.safetensors.index.json"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(ValueError, match="holds a model already"):
+            conversion.convert(hf, tmp_path)
+        (tmp_path / name).unlink()
     with pytest.raises(
         ValueError, match="a Hugging Face folder is written to a local path; got 'gs://bucket/out': name"
     ):
