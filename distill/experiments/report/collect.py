@@ -13,9 +13,9 @@ import numpy as np
 
 from distill import locking, outputs
 from distill.counting import joined, with_more
-from distill.experiments.sweep import PLAN, SEED, read_directory
+from distill.experiments.sweep import PLAN, SEED, outcomes, read_directory
 from distill.experiments.sweep.files import reached_step
-from distill.inference.own_files import ATTEMPTS
+from distill.inference.own_files import ATTEMPTS, CONFIG
 from distill.training import record, reporting
 from distill.validation import quoted
 
@@ -210,7 +210,7 @@ def collect(paths: Sequence[str | Path]) -> Collection:
         found = list(_entries(path))
         if not found:
             raise ReportError(
-                f"{path} contains no run: neither {PLAN} of a sweep nor {reporting.RESULT} of a run, here or one folder "
+                f"{path} contains no run: neither {PLAN} of a sweep nor {CONFIG} of a run, here or one folder "
                 "down; give the folder of a sweep or a model directory"
             )
         for directory, sweep, axes, state, error in found:
@@ -237,7 +237,8 @@ def _remedy(unfinished: Mapping[Path, Unfinished]) -> str:
     if len(stopped) == 1:
         step = reached_step(stopped[0])
         at = "" if step is None else f" at step {step}"
-        parts.append(f"{stopped[0].name} was stopped{at}: run its distill train command again, which continues it")
+        then = "starts it again" if outcomes.checkpoint_step(stopped[0]) is None else "continues it"
+        parts.append(f"{stopped[0].name} was stopped{at}: run its distill train command again, which {then}")
     elif stopped:
         names = with_more([path.name for path in stopped])
         parts.append(f"{names} were stopped: run the distill train command of each again, which continues it")
@@ -264,8 +265,8 @@ def _entries(path: Path) -> Iterator[_Entry]:
 
 
 def _is_run(directory: Path) -> bool:
-    """Whether a training has begun in a folder."""
-    return any((directory / name).is_file() for name in (reporting.RESULT, record.FILE, ATTEMPTS))
+    """Whether a training has begun in a folder; its configuration is written first."""
+    return any((directory / name).is_file() for name in (CONFIG, reporting.RESULT, record.FILE, ATTEMPTS))
 
 
 def _state(directory: Path) -> str:

@@ -8,6 +8,7 @@ from etils import epath
 from distill import locking
 from distill.experiments.report import collect
 from distill.experiments.report.collect import ReportError
+from distill.inference import own_files
 from distill.training import timing
 from tests.distill.experiments.report import synthetic
 
@@ -78,8 +79,17 @@ def test_a_run_that_was_stopped_before_its_end_is_named(tmp_path):
             collect.collect([path])
         assert str(error.value) == (
             "no run is finished: 1 stopped; tiny was stopped at step 37: run its distill train command again, which "
-            "continues it"
+            "starts it again"
         )
+    (directory / "checkpoints" / "30").mkdir(parents=True)
+    with pytest.raises(ReportError, match=r"tiny was stopped at step 37: .* again, which continues it"):
+        collect.collect([directory])
+    (directory / own_files.REACHED).unlink()
+    (directory / own_files.ATTEMPTS).unlink()
+    (directory / "checkpoints" / "30").rmdir()
+    (directory / own_files.CONFIG).write_text("")  # the start writes it before it reads the data
+    with pytest.raises(ReportError, match=r"1 stopped; tiny was stopped: run its .*, which starts it again"):
+        collect.collect([directory.parent])
     run(tmp_path / "all" / "done")
     (left,) = collect.collect([directory.parent]).unfinished
     assert (left.name, left.state, left.to_do) == ("tiny", "stopped", False)
