@@ -14,7 +14,7 @@ MACHINE = 74
 STOPPED = 75
 """EX_TEMPFAIL: stopped early, by a signal or because the process was stuck; the same command continues or starts over."""
 INTERRUPTED = 130
-"""128 + SIGINT: a second Ctrl-C ended the command at once; progress since the last save is lost."""
+"""128 + SIGINT: a second Ctrl-C ended the command at once; progress since the last save is lost, except that of workers."""
 
 CONTINUE = "run the same command again to continue"
 """What a user does after :data:`STOPPED` of a command that keeps its progress; every message uses these words."""

@@ -73,9 +73,29 @@ def holds_checkpoint(directory: str) -> bool:
         return False
 
 
+_on_workers: list[str] = []
+"""What becomes of the runs that worker processes train, which end when this process is gone."""
+
+
+@contextlib.contextmanager
+def workers_train(*, save: bool) -> Iterator[None]:
+    """Inside, worker processes of this machine train: they notice the end of this process, and stop.
+
+    Args:
+      save: whether they save checkpoints then.
+    """
+    _on_workers[:] = [
+        "the workers save checkpoints and stop" if save else "the workers stop, and joint seeds in progress start again"
+    ]
+    try:
+        yield
+    finally:
+        _on_workers.clear()
+
+
 def _message() -> bytes:
     directory = unsaved()
-    lost = "progress since the last save is lost"
+    lost = next(iter(_on_workers), "progress since the last save is lost")
     if directory is not None:
         lost = f"nothing was saved of the run in {directory}, which starts again"
     return f"\nstopped at once by a second SIGINT; {lost}\n".encode()

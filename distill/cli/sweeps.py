@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from distill import exit_codes, terminal
 from distill.api import tensorflow_log
-from distill.cli import experiments, next_steps, sweep_dry_run, sweep_files, sweep_first_checks, sweep_planning
+from distill.cli import (
+    experiments,
+    interrupts,
+    next_steps,
+    sweep_dry_run,
+    sweep_files,
+    sweep_first_checks,
+    sweep_planning,
+)
 from distill.cli import runs as command_runs
 
 if TYPE_CHECKING:
@@ -298,21 +306,26 @@ def _with_workers(sweep: "Sweep", options: argparse.Namespace) -> int:
             )
         return workers.Processes(command, shares)
 
-    def run(work: scheduler.Work) -> None:
-        scheduler.Scheduler(made.directory, work, executor(), _say(options), retries=options.retries).run()
+    def run(work: scheduler.Work, *, joint: bool) -> None:
+        of_this_machine = options.executor != "ray"
+        with interrupts.workers_train(save=not joint) if of_this_machine else contextlib.nullcontext():
+            scheduler.Scheduler(made.directory, work, executor(), _say(options), retries=options.retries).run()
 
     if made.start is not None and not made.start.done:
         alone = dataclasses.replace(made, runs=[made.start], joint_seeds=False, start=None)
-        run(scheduler.PlannedWork(alone, options.retries))
+        run(scheduler.PlannedWork(alone, options.retries), joint=False)
         if not made.start.done:
             raise SweepError(f"{made.start.name}, which all runs start from, failed; its log is in its folder")
     if sweep.search is None:
         _say(options)(execution.opening(made, options.retries))
-        run(scheduler.PlannedWork(made, options.retries))
+        run(scheduler.PlannedWork(made, options.retries), joint=made.joint_seeds)
     else:
         _say(options)(search.opening(made, sweep.search, options.retries))
         split, metric = made.selected_by
-        run(search.SearchWork(sweep, retries=options.retries, validation_split=split, metric=metric))
+        run(
+            search.SearchWork(sweep, retries=options.retries, validation_split=split, metric=metric),
+            joint=made.joint_seeds,
+        )
     made = plan.read_plan(sweep.directory)
     _say(options)(status.line(made))
     if sweep.search is not None:

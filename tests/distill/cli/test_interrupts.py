@@ -101,6 +101,15 @@ def test_the_last_line_says_if_the_run_has_saved_nothing(tmp_path, monkeypatch):
         assert interrupts.unsaved() is None
 
 
+def test_the_last_line_says_what_becomes_of_workers():
+    with interrupts.workers_train(save=True):
+        assert interrupts._message().endswith(b"SIGINT; the workers save checkpoints and stop\n")
+    with contextlib.suppress(exit_codes.Stopped), interrupts.workers_train(save=False):
+        assert interrupts._message().endswith(b"; the workers stop, and joint seeds in progress start again\n")
+        raise exit_codes.Stopped("SIGINT")
+    assert interrupts._message().endswith(b"; progress since the last save is lost\n")
+
+
 def test_the_earlier_descriptor_returns_and_the_thread_ends():
     before = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(before)
