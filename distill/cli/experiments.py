@@ -160,8 +160,11 @@ def _in_a_sweep(run: "Run", text: str) -> str:
         lower = f"with {flag} --more=POINT, replace this added point by one with a lower LEARNING_RATE"
     if run.name == START:
         lower = "train the sweep in another --directory, with 'start' of a lower LEARNING_RATE"
-    text = text.replace(finite.REMEDY + finite.OR_SKIP, f"{lower}, DTYPE='float32' or ON_NONFINITE='skip'")
-    text = text.replace(finite.REMEDY, f"{lower} or DTYPE='float32'")
+    float32, skip = "DTYPE='float32'", "ON_NONFINITE='skip'"
+    text = text.replace(finite.REMEDY + finite.OR_FLOAT32 + finite.OR_SKIP, f"{lower}, {float32} or {skip}")
+    text = text.replace(finite.REMEDY + finite.OR_FLOAT32, f"{lower} or {float32}")
+    text = text.replace(finite.REMEDY + finite.OR_SKIP, f"{lower} or {skip}")
+    text = text.replace(finite.REMEDY, lower)
     return text.replace("train in another MODEL_DIR", "train the sweep in another --directory")
 
 

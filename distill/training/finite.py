@@ -6,8 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-REMEDY = "train in another MODEL_DIR with a lower LEARNING_RATE or DTYPE=float32"
+REMEDY = "train in another MODEL_DIR with a lower LEARNING_RATE"
+OR_FLOAT32 = " or DTYPE=float32"
 OR_SKIP = ", or go on in this one with ON_NONFINITE='skip'"
+
+
+def remedy(dtype: str) -> str:
+    """What helps a run whose activations have ``dtype``, for messages."""
+    return REMEDY if dtype == "float32" else REMEDY + OR_FLOAT32
 
 
 class NonFinite(FloatingPointError):
@@ -19,13 +25,14 @@ def _finite(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves])
 
 
-def check(tree: Any, step: int, kept: str) -> None:
+def check(tree: Any, step: int, kept: str, dtype: str) -> None:
     """Raises :class:`NonFinite` if an array of ``tree`` holds nan or infinity.
 
     Args:
       tree: arrays. Integer arrays are skipped.
       step: for the message.
       kept: the newest checkpoint in words, for the message.
+      dtype: of the activations, for :func:`remedy`.
     """
     leaves = [
         (path, leaf)
@@ -38,5 +45,6 @@ def check(tree: Any, step: int, kept: str) -> None:
     if not good.all():
         path = jax.tree_util.keystr(leaves[int(np.argmin(good))][0], simple=True, separator="/")
         raise NonFinite(
-            f"{path} holds nan or infinity at step {step} ({int((~good).sum())} of {len(leaves)} arrays); {kept}; {REMEDY}"
+            f"{path} holds nan or infinity at step {step} ({int((~good).sum())} of {len(leaves)} arrays); {kept}; "
+            f"{remedy(dtype)}"
         )

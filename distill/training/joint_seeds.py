@@ -196,6 +196,7 @@ def train_seeds(
             summary,
             cost_model=cost_model,
             trained_parameters=trained_parameters,
+            dtype=model.dtype,
         ).train()
     for seed, result in zip(seeds, results):
         if isinstance(result, FloatingPointError):

@@ -50,6 +50,7 @@ class Loop:
       devices: number of devices, over all processes.
       cost_model: counts the operations of the compiled step; None counts none.
       trained_parameters: number of parameters of a student that are trained, adapters included; None: all.
+      dtype: of the activations, for the remedies of errors.
     """
 
     lanes: Sequence[Lane]
@@ -63,6 +64,7 @@ class Loop:
     devices: int = 1
     cost_model: timing.CostModel | None = None
     trained_parameters: int | None = None
+    dtype: str = "float32"
 
     def train(self) -> list[TrainResult | FloatingPointError]:
         """Trains, tests, and writes the result of every lane that is complete.
@@ -242,10 +244,10 @@ class Loop:
                 if lane.progress.skipped <= limit:
                     continue
                 reason = f"{lane.progress.skipped} updates were skipped, more than {limit}, the last one"
-                remedy = finite.REMEDY
+                remedy = finite.remedy(self.dtype)
             else:
                 reason = found.reason
-                remedy = finite.REMEDY + finite.OR_SKIP
+                remedy = finite.remedy(self.dtype) + finite.OR_SKIP
             lane.failure = self._recorded(lane, found, f"{reason} at step {found.step}; {lane.kept}; {remedy}")
 
     @contextlib.contextmanager
@@ -265,6 +267,8 @@ class Loop:
 
     def _recorded(self, lane: Lane, found: nonfinite.Found, text: str) -> FloatingPointError:
         path = self._record(lane, found)
+        lane.step = found.step  # updates after it do not count
+        self._attempts[found.lane].made(lane.step)
         return FloatingPointError(f"{text}; the batch is in {path}, run it again with: distill replay {lane.directory}")
 
     def _active(self) -> list[Lane]:
@@ -316,7 +320,7 @@ class Loop:
         """Scores the validation split, and saves the parameters if the score is the best so far."""
         started = time.monotonic()
         params = self.students.state(number).eval_params
-        finite.check({"params": params}, lane.step, lane.kept)
+        finite.check({"params": params}, lane.step, lane.kept, self.dtype)
         evaluation = self._decoded(lane, validation.split, params)
         score = validation_score(validation, lane.step, evaluation.metrics)
         lane.reporter.evaluation(validation.split, lane.step, evaluation, time.monotonic() - started)
@@ -329,7 +333,7 @@ class Loop:
     def _save(self, number: int, lane: Lane, position: Mapping[str, Any]) -> None:
         stuck.doing("saving a checkpoint")
         state = self.students.state(number)
-        finite.check({"params": state.params, "optimizer": state.opt_state}, lane.step, lane.kept)
+        finite.check({"params": state.params, "optimizer": state.opt_state}, lane.step, lane.kept, self.dtype)
         lane.lock.check()
         lane.reporter.flush()
         lane.saver.save(state, position, dataclasses.asdict(lane.progress))

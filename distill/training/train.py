@@ -230,6 +230,7 @@ def train(
             devices=device_mesh.size,
             cost_model=cost_model,
             trained_parameters=trained_parameters,
+            dtype=model.dtype,
         ).train()
     if isinstance(result, FloatingPointError):
         raise result

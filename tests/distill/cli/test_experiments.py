@@ -44,9 +44,20 @@ def test_errors_of_a_run_are_one_line_and_the_sweep_continues(one, monkeypatch, 
     [
         (
             "a",
-            finite.REMEDY,
-            "in the sweep file, replace this point by one with a lower LEARNING_RATE or DTYPE='float32'",
+            finite.remedy("bfloat16"),
+            "in the sweep file, replace this point by one with a lower LEARNING_RATE or DTYPE='float32'; the end",
         ),
+        (
+            "a",
+            finite.remedy("bfloat16") + finite.OR_SKIP,
+            "by one with a lower LEARNING_RATE, DTYPE='float32' or ON_NONFINITE='skip'; the end",
+        ),
+        (
+            "a",
+            finite.remedy("float32") + finite.OR_SKIP,
+            "by one with a lower LEARNING_RATE or ON_NONFINITE='skip'; the end",
+        ),
+        ("a", finite.remedy("float32"), "by one with a lower LEARNING_RATE; the end"),
         (
             "pretraining",
             finite.REMEDY + finite.OR_SKIP,

@@ -12,6 +12,7 @@ import pytest
 from etils import epath
 
 from distill.data.batches import Batch
+from distill.experiments.sweep import files
 from distill.training import event_files, nonfinite, optimizers, train
 from distill.training.config import LoopConfig
 from distill.training.step import make_train_step
@@ -52,6 +53,7 @@ def test_a_diverged_run_stops_within_two_steps_and_writes_its_batch(tmp_path, ar
         train.train(str(directory), **arguments)
     assert list((directory / "checkpoints").iterdir()) == []
     assert nonfinite.steps(epath.Path(directory)) == [2]
+    assert files.reached_step(directory) == 2, "not the later ones that were begun before its loss was read"
     arrays, described = nonfinite.read(epath.Path(directory), 2)
     stream = arguments["data"].stream(3)
     next(stream)

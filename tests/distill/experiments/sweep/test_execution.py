@@ -207,7 +207,7 @@ def test_a_diverging_run_is_noted_and_the_others_are_trained(sweep_file, tmp_pat
     assert main.main(["sweep", str(sweep_file)]) == exit_codes.SOME_FAILED
     told = capsys.readouterr()
     assert re.search(r"failed: the (loss|gradient's norm) is (nan|inf) at step", told.out + told.err)
-    assert "in the sweep file, replace this point by one with a lower LEARNING_RATE, DTYPE=" in told.out
+    assert "in the sweep file, replace this point by one with a lower LEARNING_RATE or ON_NONFINITE=" in told.out
     assert "MODEL_DIR" not in told.out + told.err
     assert "│ 1000000000000000.0 │" in told.out  # a row of the table, too
     assert (tmp_path / "out/LEARNING_RATE-0.003/result.json").exists()
