@@ -12,6 +12,7 @@ COLOURS = 8
 WIDTH, HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 14, 46
 _DODGE = 5.0  # between the intervals of two series at the same place
+_DASH = 5.0
 _SHAPES = (
     "M-4 0A4 4 0 1 0 4 0A4 4 0 1 0 -4 0Z",
     "M-3.6 -3.6H3.6V3.6H-3.6Z",
@@ -43,9 +44,8 @@ def svg(chart: Chart) -> Markup:
     for curve in chart.curves:
         path = "M" + "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in curve.points)
         parts.append(f'<path class="fit c{curve.colour % COLOURS}" d="{path}"/>')
-    dodge = _dodges(chart.series, x)
-    for series, shift in zip(chart.series, dodge):
-        parts += _series(series, x, y, shift)
+    for place, (series, shift) in enumerate(zip(chart.series, _dodges(chart.series, x))):
+        parts += _series(series, x, y, shift, (place, len(chart.series)))
     title = _escape(f"{chart.title}: {chart.y} against {chart.x}")
     return Markup(
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{title}">'
@@ -140,7 +140,28 @@ def _dodges(series: Sequence[Series], x: scales.Scale) -> list[float]:
     return [(n - (len(series) - 1) / 2) * min(_DODGE, 20 / len(series)) if shared else 0.0 for n in range(len(series))]
 
 
-def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> list[str]:
+def dashes(place: int, number: int) -> tuple[float, float]:
+    """Dash and gap, which comes first, of one of ``number`` lines, so that of equal lines a part of each is seen.
+
+    Lines are drawn over each other in order. The first is solid; each later one has a longer gap in the same period.
+
+    >>> [dashes(place, 3) for place in range(3)]
+    [(15.0, 0.0), (10.0, 5.0), (5.0, 10.0)]
+    """
+    count = min(number, COLOURS)
+    return (count - place % count) * _DASH, place % count * _DASH
+
+
+def mark_scale(place: int, number: int) -> float:
+    """The size of the marks of one of ``number`` series, relative to the usual one: marks drawn over others are smaller.
+
+    >>> [f"{mark_scale(place, 3):.2f}" for place in range(3)]
+    ['1.20', '1.00', '0.83']
+    """
+    return 1.2 ** ((min(number, COLOURS) - 1) / 2 - place % COLOURS)
+
+
+def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float, place: tuple[int, int]) -> list[str]:
     colour = series.colour % COLOURS
     bottom, top = HEIGHT - _BOTTOM, _TOP
 
@@ -150,7 +171,9 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
     parts = []
     if series.line and len(series.points) > 1:
         path = "M" + "L".join(f"{x(p.x) + shift:.1f} {y(p.y):.1f}" for p in series.points)
-        parts.append(f'<path class="line c{colour}" d="{path}"/>')
+        on, off = dashes(*place)
+        drawn = f' stroke-dasharray="{on:g} {off:g}" stroke-dashoffset="{on:g}"' if off else ""
+        parts.append(f'<path class="line c{colour}"{drawn} d="{path}"/>')
     few = len(series.points) <= scales.MOST_MARKS
     for point in series.points:
         at = x(point.x) + shift
@@ -176,8 +199,10 @@ def _series(series: Series, x: scales.Scale, y: scales.Scale, shift: float) -> l
         ]
         if few:
             shape, mark = _SHAPES[series.colour % len(_SHAPES)], "bare" if point.bare else "fill"
+            size = mark_scale(*place)
             parts.append(
-                f'<path class="{mark} c{colour}" transform="translate({at:.1f} {y(point.y):.1f})" d="{shape}">'
+                f'<path class="{mark} c{colour}" transform="translate({at:.1f} {y(point.y):.1f}) scale({size:.2f})" '
+                f'd="{shape}">'
                 f"<title>{_escape(_tooltip(series, point))}</title></path>"
             )
     return parts

@@ -2,9 +2,9 @@
 
 import io
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from distill.experiments.report import scales
+from distill.experiments.report import charts, scales
 from distill.experiments.report.blocks import Chart, Document, Series
 from distill.experiments.report.collect import SOFTWARE
 from distill.experiments.report.text import one_line
@@ -16,6 +16,8 @@ COLOURS = ("#2f6fb5", "#d1600f", "#2a8a57", "#a23b8c", "#8a6d00", "#c2334d", "#4
 CUT = "Arrows: the interval goes on."
 BARE = "Open marks: no bar, because the seeds are too few, or have equal scores."
 _MARKERS = "osD^v"
+_WIDTH = 1.8  # of lines, points
+_MARK = 6.0  # the usual size of marks, points
 
 
 def png(document: Document) -> bytes | None:
@@ -46,15 +48,17 @@ def png(document: Document) -> bytes | None:
             axes.annotate(
                 _plain(name), (1, value), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8
             )
-        for series in chart.series:
+        for number, series in enumerate(chart.series):
             colour, points = COLOURS[series.colour % len(COLOURS)], series.points
             marker = _MARKERS[series.colour % len(_MARKERS)] if len(points) <= scales.MOST_MARKS else None
             xs, ys = [p.x for p in points], [p.y for p in points]
+            among = number, len(chart.series)
+            style = line_style(*among) if series.line else {"linestyle": ""}
             axes.plot(
-                xs, ys, linestyle="-" if series.line else "", marker=marker, color=colour, label=_plain(series.name)
+                xs, ys, marker=marker, markersize=mark_size(*among), color=colour, label=_plain(series.name), **style
             )
             intervals(axes, chart, series, colour)
-            bare_marks(axes, series, colour, marker)
+            bare_marks(axes, series, colour, marker, mark_size(*among))
             for p in points:
                 axes.scatter([p.x] * len(p.runs), p.runs, color=colour, s=8, alpha=0.5, linewidths=0)
         for curve in chart.curves:
@@ -73,10 +77,21 @@ def png(document: Document) -> bytes | None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         if len(chart.series) > 1:
-            axes.legend(framealpha=0.9, edgecolor="none", fontsize=8)
+            axes.legend(framealpha=0.9, edgecolor="none", fontsize=8, handlelength=4)
     out = io.BytesIO()
     figure.savefig(out, dpi=110, format="png", metadata={"Software": SOFTWARE})
     return out.getvalue()
+
+
+def line_style(place: int, number: int) -> dict[str, Any]:
+    """The line of one of ``number`` series, which leaves a part of each line at the same place to be seen."""
+    on, off = charts.dashes(place, number)
+    return {"linewidth": _WIDTH, "linestyle": (on / _WIDTH, (on / _WIDTH, off / _WIDTH)) if off else "-", "alpha": 0.9}
+
+
+def mark_size(place: int, number: int) -> float:
+    """The size of the marks of one of ``number`` series, in points."""
+    return _MARK * charts.mark_scale(place, number)
 
 
 def intervals(axes: "Axes", chart: Chart, series: Series, colour: str) -> None:
@@ -100,11 +115,20 @@ def intervals(axes: "Axes", chart: Chart, series: Series, colour: str) -> None:
                 end(right, p.y, ">")
 
 
-def bare_marks(axes: "Axes", series: Series, colour: str, marker: str | None) -> None:
+def bare_marks(axes: "Axes", series: Series, colour: str, marker: str | None, size: float = _MARK) -> None:
     """Draws the marks of points that have no interval open, over their filled ones."""
     for p in series.points:
         if p.bare and marker is not None:
-            axes.plot([p.x], [p.y], marker=marker, color=colour, markerfacecolor="white", linestyle="", zorder=3)
+            axes.plot(
+                [p.x],
+                [p.y],
+                marker=marker,
+                markersize=size,
+                color=colour,
+                markerfacecolor="white",
+                linestyle="",
+                zorder=3,
+            )
 
 
 def notes(chart: Chart) -> list[str]:

@@ -327,8 +327,9 @@ def plot(
             drawn = Series(name, tuple(_point(value, cell, scale) for value, cell in points))
             series.append(drawn)
             xs, means = [p.x for p in drawn.points], [p.y for p in drawn.points]
-            axes.plot(xs, means, marker=marker, color=colour, label=name, linewidth=2)
-            figures.bare_marks(axes, drawn, colour, marker)
+            size, style = figures.mark_size(number, len(lines)), figures.line_style(number, len(lines))
+            axes.plot(xs, means, marker=marker, markersize=size, color=colour, label=name, **style)
+            figures.bare_marks(axes, drawn, colour, marker, size)
             for p in drawn.points:
                 axes.scatter([p.x] * len(p.runs), p.runs, color=colour, s=9, alpha=0.5, linewidths=0)
         ticks = sorted({value for points in lines.values() for value, _ in points})
@@ -349,7 +350,7 @@ def plot(
             below += figures.notes(chart)
         axes.set_xlabel(xlabel or _quantity(sweep, x))
         axes.set_ylabel(metric)
-        axes.legend(title=legend, framealpha=0.9, edgecolor="none")
+        axes.legend(title=legend, framealpha=0.9, edgecolor="none", handlelength=4)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     if title:

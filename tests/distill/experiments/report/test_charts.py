@@ -57,6 +57,16 @@ def test_series_have_colours_and_markers():
     assert 'class="fill c1"' in charts.marker(1)
 
 
+def test_equal_lines_leave_a_part_of_each_other_to_be_seen():
+    points = (Point(1, 2, 2, 2), Point(2, 3, 3, 3))
+    text = str(charts.svg(Chart("t", "x", "y", tuple(Series(name, points, True, n) for n, name in enumerate("abc")))))
+    lines = re.findall(r'class="line c\d"( stroke-dasharray="\S+ \S+" stroke-dashoffset="\S+")? d=', text)
+    assert lines == ["", *(f' stroke-dasharray="{on} {15 - on}" stroke-dashoffset="{on}"' for on in (10, 5))]
+    assert re.findall(r'class="fill c\d" transform="[^"]* scale\(([^)]+)\)"', text) == [
+        size for size in ("1.20", "1.00", "0.83") for _ in points
+    ]
+
+
 def test_a_point_without_an_interval_is_open():
     points = (Point(1, 50, 50, 50, (40.0, 60.0), bare=True), Point(2, 50, 40, 60))
     text = str(charts.svg(Chart("t", "x", "y", (Series("a", points),))))

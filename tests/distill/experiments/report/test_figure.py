@@ -5,6 +5,7 @@ import io
 
 import matplotlib.image
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from distill.experiments.report import figure, scales
@@ -26,6 +27,18 @@ def test_all_charts_are_drawn():
     bottom, top = scales.vertical(wide)
     assert markers == [("v", bottom), ("^", top), (">", 3)]
     assert len(np.unique((picture[..., :3] * 255).astype(np.uint8).reshape(-1, 3), axis=0)) > 50
+
+
+def test_equal_lines_leave_a_part_of_each_other_to_be_seen(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        Axes, "plot", lambda self, *given, plot=Axes.plot, **how: drawn.extend(plot(self, *given, **how))
+    )
+    points = (Point(1, 2, 2, 2), Point(2, 3, 3, 3))
+    chart = Chart("t", "x", "y", tuple(Series(name, points, True, n) for n, name in enumerate("abc")))
+    assert figure.png(Document("t", "", (Section("a", "A", (chart,)),)))
+    assert len({line.get_markersize() for line in drawn}) == 3
+    assert [line.is_dashed() for line in drawn] == [False, True, True]
 
 
 def test_no_chart_no_picture():
