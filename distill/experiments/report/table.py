@@ -29,6 +29,7 @@ def csv_text(parts: Sequence[Part], unfinished: Sequence[Unfinished]) -> str:
     """Returns the table.
 
     Columns: run, test rows' fingerprint, axes, seed, rates of a mixture, training, validation and test metrics, state.
+    Scores are as the metrics give them: accuracies are shares, not per cent.
     The test rows that have the input of a training row have a column if a run has such rows.
     """
     runs = [(part, cell, run) for part in parts for cell in part.cells for run in cell.runs]

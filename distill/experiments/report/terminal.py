@@ -142,6 +142,7 @@ def notes(sweep: Sweep) -> list[str]:
 def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> None:
     """Writes one line per finished run: its levels, steps, seconds, weights, validation score and all test metrics.
 
+    Scores have the names of ``report.csv``, and are as the metrics give them: accuracies are shares, not per cent.
     What else distinguishes settings in the table, such as changed rows, has a column beside those of the axes. The rates
     are those of a mixture; they and the effective λ are empty where the run has none, or no record of them.
     The test rows that have the input of a training row have a column if a run has such rows.
@@ -157,7 +158,7 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     seen = ["test_rows_seen"] if settings.any_seen([run for run in read if run is not None]) else []
     held = io.StringIO(newline="")
     writer = csv.writer(held)
-    columns = [*map(spreadsheet_cell, axes), "steps", "seconds", *_WEIGHTS, "best_step", "best"]
+    columns = [*map(spreadsheet_cell, axes), "steps", "seconds", *_WEIGHTS, "best_step", _validation_column(done)]
     columns += [*(f"test/{name}" for name in metrics), *seen]
     writer.writerow([*columns, "state", "error"])
     for (run, result), key, found in zip(done, keys, read):
@@ -181,6 +182,12 @@ def write_csv(sweep: Sweep, path: Path, failures: Mapping[str, str] = {}) -> Non
     atomic_files.replace(path, held.getvalue())
 
 
+def _validation_column(done: Sequence[tuple[Run, Mapping[str, Any]]]) -> str:
+    """The column of the validation score that selected a run's step; ``best`` if several metrics or none selected them."""
+    names = {name for _, result in done if (name := (result.get("selection") or {}).get("metric"))}
+    return spreadsheet_cell(f"validation/{names.pop()}") if len(names) == 1 else "best"
+
+
 def _weights(run: collect.Run | None) -> list[float | str]:
     """The cells of ``_WEIGHTS``."""
     if run is None:
@@ -195,13 +202,18 @@ def _levels(values: Mapping[str, str], axes: Sequence[str], without: str = "") -
 
 
 def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {}) -> Table:
-    """Returns a table with mean and spread over seeds, one row per cell; failed seeds, if any, have a column."""
+    """Returns a table with mean and spread over seeds, one row per cell; failed seeds, if any, have a column.
+
+    Shares are in per cent.
+    """
     axes = [axis for axis in sweep.all_axes() if axis != SEED]
     axes += dict.fromkeys(axis for cell in found for axis in cell.values if axis not in axes)
-    out = Table(title=f"test {sweep.metric}, mean over seeds with its 95 % interval")
+    scale, metric = _unit(sweep, found)
+    digits = 1 if scale == 100 else 3
+    out = Table(title=f"test {metric}: mean over seeds with its 95 % interval")
     for axis in axes:
         out.add_column(axis)
-    for heading in (sweep.metric, "95 % interval", "std", "seeds", "steps", "s/run"):
+    for heading in (metric, "95 % interval", "std", "seeds", "steps", "s/run"):
         out.add_column(heading, justify="right")
     failed: dict[tuple[str, ...], list[int | None]] = {}  # the steps that they reached
     for run in sweep.runs():
@@ -213,9 +225,9 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
         key = tuple(_levels(cell.values, axes, "–"))
         out.add_row(
             *key,
-            f"{cell.mean:.3f}",
-            _interval_text(cell),
-            f"{cell.deviation:.3f}" if len(cell.scores) > 1 else "–",
+            f"{scale * cell.mean:.{digits}f}",
+            _interval_text(cell, scale, digits),
+            f"{scale * cell.deviation:.{digits}f}" if len(cell.scores) > 1 else "–",
             str(len(cell.scores)),
             f"{np.mean(cell.steps):.0f}",
             f"{np.mean(cell.seconds):.1f}",
@@ -227,13 +239,20 @@ def table(sweep: Sweep, found: Sequence[Cell], failures: Mapping[str, str] = {})
     return out
 
 
-def _interval_text(cell: Cell) -> str:
+def _unit(sweep: Sweep, found: Sequence[Cell]) -> tuple[float, str]:
+    """The factor of scores that people read, and the metric with its unit: 100 and per cent for shares."""
+    shares = higher_is_better(sweep.metric) and all(0 <= score <= 1 for cell in found for score in cell.scores)
+    return (100.0, f"{sweep.metric}, %") if shares else (1.0, sweep.metric)
+
+
+def _interval_text(cell: Cell, scale: float = 1.0, digits: int = 3) -> str:
+    """The interval, or why there is none."""
     found = cell.interval
     if not found.known:
         return "too few seeds"
     if found.low == found.high:
         return "all seeds equal"  # whose spread says nothing of other seeds
-    return f"{found.low:.3f} – {found.high:.3f}".replace("-", "−")
+    return f"{scale * found.low:.{digits}f} – {scale * found.high:.{digits}f}".replace("-", "−")
 
 
 def numeric_axis(sweep: Sweep) -> str | None:
@@ -295,8 +314,7 @@ def plot(
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    shares = higher_is_better(sweep.metric) and all(0 <= score <= 1 for cell in found for score in cell.scores)
-    scale, metric = (100.0, f"test {sweep.metric}, %") if shares else (1.0, f"test {sweep.metric}")
+    scale, metric = _unit(sweep, found)
     x = numeric_axis(sweep)
     numbers = _numbers(sweep, x) if x is not None else None
     below = [f"not shown: {counted(failed, 'failed run')}"] if failed else []
@@ -309,7 +327,7 @@ def plot(
         for name, bar, cell in zip(names, bars, found):
             if bar.bare:
                 axes.annotate(f" {_interval_text(cell)}", (bar.y, name), va="center", fontsize=8)
-        axes.set_xlabel(f"{metric}, {_INTERVAL}")
+        axes.set_xlabel(f"test {metric}, {_INTERVAL}")
     else:
         legend = ""
         lines: dict[str, list[tuple[float, Cell]]] = {}
@@ -349,7 +367,7 @@ def plot(
             legend = "bars: 95 % interval over seeds" if barred else ""
             below += figures.notes(chart)
         axes.set_xlabel(xlabel or _quantity(sweep, x))
-        axes.set_ylabel(metric)
+        axes.set_ylabel(f"test {metric}")
         axes.legend(title=legend, framealpha=0.9, edgecolor="none", handlelength=4)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)

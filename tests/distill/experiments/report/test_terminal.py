@@ -12,7 +12,7 @@ from distill.experiments.report import figure, scales
 from distill.experiments.report import terminal as report
 from distill.experiments.report.terminal import Cell
 from distill.experiments.sweep import Level, Sweep, outcomes, reading
-from distill.training import timing
+from distill.training import reporting, timing
 from tests.distill.experiments.report import synthetic
 
 
@@ -118,6 +118,18 @@ def test_the_csv_has_finished_failed_and_pruned_runs(sweep):
     ]
 
 
+def test_the_validation_score_has_the_name_of_the_report(sweep):
+    finish(sweep, [0.5, 0.25])
+    for run, metric in zip(sweep.runs(), ("accuracy", "accuracy")):
+        content = reporting.read_result(epath.Path(run.directory)) | {"selection": {"metric": metric}}
+        (run.directory / "result.json").write_text(json.dumps(content))
+    report.write_csv(sweep, sweep.directory / "out.csv")
+    with (sweep.directory / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["validation/accuracy"], row["test/accuracy"]) for row in rows] == [("50.0", "0.5"), ("50.0", "0.25")]
+    assert report._validation_column([(None, {"selection": {"metric": name}}) for name in ("loss", "f1")]) == "best"
+
+
 def test_no_level_and_no_error_is_a_formula(tmp_path):
     sweep = Sweep(tmp_path, {"=A": levels("=1+1", "-0.5")})
     finish(sweep, [10.0])
@@ -146,7 +158,8 @@ def test_the_interval_of_an_accuracy_holds_possible_values_only(sweep):
     finish(sweep, [0.0, 0.385, 0.2, 0.9, 0.1])
     table = report.table(sweep, report.cells(sweep))
     columns = {str(column.header): list(column.cells) for column in table.columns}
-    assert columns["95 % interval"] == ["0.000 – 0.673", "too few seeds"]
+    assert columns["95 % interval"] == ["0.0 – 67.3", "too few seeds"]
+    assert (columns["accuracy, %"], columns["std"]) == (["19.5", "50.0"], ["19.3", "56.6"])
 
 
 @pytest.mark.parametrize(
