@@ -14,6 +14,7 @@ import time
 import types
 import weakref
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from distill import exit_codes
 from distill.exit_codes import APART_S
@@ -203,6 +204,19 @@ def second_ends() -> Iterator[Again | None]:
         writer.close()  # ends the thread
 
 
+def leave(code: int) -> NoReturn:
+    """Ends the process with an exit code without Python's end, in which another signal, or a thread, can crash it.
+
+    Threads of JAX and TensorFlow may compile or read on when a signal has ended a command.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the exit code is decided
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or there is none
+            stream.flush()
+    os._exit(code)
+
+
 def _watch(reader: socket.socket, again: Again) -> None:
     first: float | None = None
     with reader:
@@ -275,7 +289,8 @@ def signals_raise(line: Callable[[str], str], again: Again | None, *, last: bool
         sys.unraisablehook = shown
         signal.signal(signal.SIGTERM, signal.SIG_IGN if last else previous)
         if by_default:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            # An exception while Python ends can crash a library's clean-up: then, the system ends the process.
+            signal.signal(signal.SIGINT, signal.SIG_DFL if last else signal.default_int_handler)
         if terminal is not None:
             os.close(terminal)
 

@@ -155,9 +155,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interrupts.signals_raise(line, again, last=arguments is None) as received,
     ):
         try:
-            return _main(words, received)
+            code = _main(words, received)
         except interrupts.Interrupted as stopped:  # before or after the command itself
-            return _stopped(str(stopped), command)
+            code = _stopped(str(stopped), command)
+        # Several processes end together: JAX does it at Python's end.
+        if arguments is None and code == exit_codes.STOPPED and not runs.joined:
+            interrupts.leave(code)
+        return code
 
 
 def _command(words: Sequence[str]) -> str:

@@ -110,6 +110,29 @@ def test_the_last_line_says_what_becomes_of_workers():
     assert interrupts._message().endswith(b"; progress since the last save is lost\n")
 
 
+# Python's end runs what libraries registered, here in place of a thread that compiles and crashes.
+ENDING = """
+import atexit, os, signal, sys
+from distill import exit_codes
+from distill.cli import main
+def command(options):
+    atexit.register(lambda: print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL))
+    print("said")
+    if {code}: raise exit_codes.Stopped("SIGINT")
+    return 0
+main.command_function = lambda name: command
+sys.argv = ["distill", "completion", "bash"]
+sys.exit(main.main())
+"""
+
+
+@pytest.mark.parametrize(("code", "said"), [(exit_codes.STOPPED, "said\n"), (exit_codes.DONE, "said\nTrue\n")])
+def test_a_stopped_command_ends_without_the_end_of_python(code, said):
+    done = subprocess.run([sys.executable, "-c", ENDING.format(code=code)], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, said)
+    assert done.stderr == ("stopped by SIGINT; run the same command again to start over\n" if code else "")
+
+
 def test_the_earlier_descriptor_returns_and_the_thread_ends():
     before = signal.set_wakeup_fd(-1)
     signal.set_wakeup_fd(before)

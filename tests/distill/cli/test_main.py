@@ -86,7 +86,7 @@ def test_quiet_hides_progress_and_not_output(capsys):
 
 
 def test_the_program_sets_the_garbage_collector_and_a_call_leaves_it(monkeypatch, capsys):
-    set_to, before = [], signal.getsignal(signal.SIGTERM)
+    set_to, before = [], {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     monkeypatch.setattr(main.gc, "set_threshold", lambda *values: set_to.append(values))
     monkeypatch.setattr("sys.argv", ["distill", "train"])
     try:
@@ -94,4 +94,5 @@ def test_the_program_sets_the_garbage_collector_and_a_call_leaves_it(monkeypatch
             assert main.main(arguments) == exit_codes.MISTAKE
             assert len(set_to) == times
     finally:
-        signal.signal(signal.SIGTERM, before)  # which the end of a program ignores
+        for number, handler in before.items():  # a program no longer handles them at its end
+            signal.signal(number, handler)
