@@ -46,12 +46,14 @@ class Recipe:
       keep: axis → level of the complete setting, the axis that sets λ and the seed excepted.
       command: adds the runs to their sweep; empty where ``file`` does.
       file: a sweep file with the runs, for runs that no sweep with a known design has trained.
+      commands: train single runs, for seeds of settings that no sweep with a known design has trained.
       remark: a sentence on the seeds, if the runs have an axis of seeds and the design of their sweep has none.
     """
 
     keep: Mapping[str, str]
     command: str = ""
     file: str = ""
+    commands: str = ""
     remark: str = ""
 
 

@@ -66,7 +66,7 @@ def with_recipe(proposal: Proposal, line: Line, best: Cell, to_do: Sequence[Unfi
         if _accepted(sweep, points):
             recipe = Recipe(keep, _command(sweep, points), remark=_remark(sweep, line.cells))
             return dataclasses.replace(proposal, recipe=recipe)
-    return dataclasses.replace(proposal, recipe=_file(proposal, found.name, line, best, seeds))
+    return dataclasses.replace(proposal, recipe=_file(proposal, found, best, seeds))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +103,7 @@ def shared_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished]
 
 
 def more_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished] = ()) -> Recipe:
-    """What trains the seeds of :func:`shared_seeds`: a command, or a sweep file if no sweep with a known design has them.
+    """What trains the seeds of :func:`shared_seeds`: a command for their sweep, or commands for single runs.
 
     Args:
       cells: the settings; at least one lacks seeds.
@@ -112,27 +112,24 @@ def more_seeds(cells: Sequence[Cell], number: int, to_do: Sequence[Unfinished] =
     """
     sweep = _only_sweep(cells)
     added = shared_seeds(cells, number, to_do).added
-    seeds = {id(cell): list(each) for cell, each in zip(cells, added) if each}
     if sweep is not None:
         points = []
-        for cell in (cell for cell in cells if id(cell) in seeds):
+        for cell, each in ((cell, each) for cell, each in zip(cells, added) if each):
             levels = {axis: _value(level) for axis, level in cell.values.items() if level != ABSENT and axis != SEED}
-            points.append({**levels, SEED: seeds[id(cell)]})
+            points.append({**levels, SEED: list(each)})
         if _accepted(sweep, points):
             return Recipe({}, _command(sweep, points), remark=_remark(sweep, cells))
-    settings = {
-        cell.label: {"gin_files": [str(cell.runs[0].directory / CONFIG)]} for cell in cells if id(cell) in seeds
-    }
-    run = cells[0].runs[0]
-    # A sweep trains all settings with the seeds of its axis; ``more`` adds those that one of them lacks.
-    of_all = sorted(set.intersection(*map(set, seeds.values())) or set().union(*seeds.values()))
-    rest = [
-        {"setting": cell.label, SEED: more}
-        for cell in cells
-        if (more := [seed for seed in seeds.get(id(cell), ()) if seed not in of_all])
-    ]
-    content = {"directory": f"{run.sweep or run.directory}_next", "axes": {"setting": settings, SEED: of_all}}
-    return Recipe({}, "", _yaml({**content, **({"more": rest} if rest else {})}))
+    return Recipe({}, commands="\n".join(_training(cell, each) for cell, each in zip(cells, added) if each))
+
+
+def _training(cell: Cell, seeds: Sequence[int]) -> str:
+    """The command that trains more seeds of a setting as runs of no sweep, which a report pools with the others."""
+    run = cell.runs[0]
+    directory = run.directory if run.sweep is None else Path(f"{run.sweep}_next") / run.name
+    return (
+        f"for seed in {' '.join(map(str, seeds))}; do distill train --gin_file={shlex.quote(str(run.directory / CONFIG))} "
+        f"--gin.RANDOM_SEED=$seed --gin.MODEL_DIR={shlex.quote(str(directory))}-seed-$seed; done"
+    )
 
 
 def runs_to_do(cell: Cell, to_do: Sequence[Unfinished]) -> list[Unfinished]:
@@ -297,21 +294,22 @@ def _grouped(values: Sequence[Any], seeds: Sequence[list[int]]) -> list[tuple[li
     return out
 
 
-def _file(proposal: Proposal, name: str, line: Line, best: Cell, seeds: Sequence[list[int]]) -> Recipe:
+def _file(proposal: Proposal, found: Knob, best: Cell, seeds: Sequence[list[int]]) -> Recipe:
     """A sweep file that starts from the configuration of the best setting's first run."""
-    run, found = best.runs[0], knob(line)
+    run, name = best.runs[0], found.name
     changed = {SEED, "rates", RATE} if name == RATE else {SEED, name}
     keep = {axis: level for axis, level in best.values.items() if level != ABSENT and axis not in changed}
-    levels = list(dict.fromkeys(found.level(each.lam) for each in proposal.runs)) if found else []
-    axis: dict[str, Any] = (
-        {"rates": {"ratio": levels}} if name == RATE else {name: [json.loads(each) for each in levels]}
-    )
+    levels = [found.level(each.lam) for each in proposal.runs]
+    axis, values = ("rates", levels) if name == RATE else (name, list(map(json.loads, levels)))
+    # The grid trains all its levels with the same seeds. ``more`` adds levels of which other seeds are trained already.
+    (first, of_first), *rest = _grouped(values, seeds)
     content = {
         "directory": f"{run.sweep or run.directory}_next",
         "gin_files": [str(run.directory / CONFIG)],
-        "axes": {**axis, SEED: max(seeds, key=len)},
+        "axes": {axis: {"ratio": first} if name == RATE else first, SEED: of_first},
     }
-    return Recipe(keep, "", _yaml(content))
+    more = [{axis: others, SEED: each} for others, each in rest]
+    return Recipe(keep, "", _yaml({**content, **({"more": more} if more else {})}))
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

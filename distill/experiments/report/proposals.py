@@ -205,4 +205,6 @@ def recipe_text(found: Recipe | None) -> tuple[str, str]:
             "The command that adds these runs to the sweep (--dry_run lists them and estimates their time):",
             found.command,
         )
+    if found.commands:
+        return "The commands that train these runs; report on their folders, too:", found.commands
     return "A sweep file with these runs, from the configuration of the best setting, for distill sweep:", found.file

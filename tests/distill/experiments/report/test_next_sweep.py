@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 
@@ -122,11 +123,35 @@ def test_more_seeds_of_some_settings_change_neither_new_levels_nor_the_seeds_to_
         dataclasses.replace(cell, runs=tuple(dataclasses.replace(r, sweep=None) for r in cell.runs)) for cell in pair
     ]
     assert next_sweep.seeds_of(dataclasses.replace(line, cells=(*alone, *alone[:1]))) == 6
-    (tmp_path / "next.yaml").write_text(next_sweep.more_seeds(alone, 8).file)
-    new = [
-        (run.values["setting"][-3:], run.values["RANDOM_SEED"]) for run in reading.read(tmp_path / "next.yaml").runs()
+    of_no_sweep = next_sweep.more_seeds(alone, 8)
+    assert [re.findall(r"--gin_file=\S+-(\d_\d)__|in ([\d ]+);", line) for line in of_no_sweep.commands.splitlines()] == [
+        [("", "6 7"), ("1_4", "")], [("", "3 4 5 6 7"), ("1_1", "")],
+    ]  # fmt: skip
+
+
+def test_runs_that_exist_are_not_proposed_again_for_runs_of_no_sweep(tmp_path):
+    for lam, seeds in ((0.25, (0, 1)), (0.5, (0, 1)), (1.0, (0, 1)), (2.0, (2, 3))):
+        for seed in seeds:
+            synthetic.write_run(
+                tmp_path / f"{lam}-{seed}", [n % 10 < 4 + 3 * lam + seed for n in range(40)], training={"lambda": lam},
+                configuration={"FORM": "paired", "LAMBDA": lam, "RANDOM_SEED": seed},
+            )  # fmt: skip
+    cells = analysed(tmp_path)[1].part.cells
+    recipe = next_sweep.more_seeds((cells[0], cells[3]), 4)
+    lacking = [("0.25-0", "2 3"), ("2.0-2", "0 1")]
+    assert recipe.commands.splitlines() == [
+        f"for seed in {seeds}; do distill train --gin_file={tmp_path}/{name}/config.gin --gin.RANDOM_SEED=$seed "
+        f"--gin.MODEL_DIR={tmp_path}/{name}-seed-$seed; done"
+        for name, seeds in lacking
     ]
-    assert new == [("1:4", "6"), ("1:4", "7"), *(("1:1", seed) for seed in "67345")]
+    assert proposals.recipe_text(recipe)[0].startswith("The commands that train these runs;")
+    # Levels without runs get the seeds of the others; a level with runs gets new ones.
+    runs = (next_runs.NextRun(0.25, 2, trained=True), next_runs.NextRun(0.35, 3), next_runs.NextRun(0.7, 3))
+    line = quantities.Line("all settings", tuple(cells), (0.25, 0.5, 1.0, 2.0))
+    found = next_sweep.with_recipe(next_runs.Proposal("narrow", runs), line, cells[3]).recipe
+    (tmp_path / "next.yaml").write_text(found.file)
+    trained = {(run.values["LAMBDA"], run.values["RANDOM_SEED"]) for run in reading.read(tmp_path / "next.yaml").runs()}
+    assert trained == {("0.25", "4"), ("0.25", "5"), *((lam, seed) for lam in ("0.35", "0.7") for seed in "012")}
 
 
 def test_runs_without_an_axis_of_seeds_count_as_their_seed(tmp_path, capsys):
