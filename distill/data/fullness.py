@@ -63,7 +63,8 @@ class Summary:
             window = self.layout.encoder_length if name == "inputs" else self.layout.decoder_length
             cut = ", cut to the window," if any(truncated.values()) else ""
             line = f"p99 of {name}{cut} is {p99}, mean {lengths.mean():.0f}, window {window}: {100 * padding:.0f} % padding"
-            if (shorter := advised(p99, window, padding, self.layout.packed)) is not None:
+            shorter = None if cut else advised(p99, window, padding, self.layout.packed)
+            if shorter is not None:
                 present = round((1.0 - padding) * window)
                 packs = self.layout.packed and present > p99
                 holds = (

@@ -44,11 +44,16 @@ class Evaluator:
         configuration says so, answers are chosen among each row's choices instead.
       max_examples: number of examples to score, from the first; None scores all.
 
+    Attributes:
+      unscored: how many rows of the split have no target, in words; None if all have, or not all rows are read.
+
     Raises:
       ValueError: the task or split cannot be evaluated; or answers are to be chosen, and the task's targets hold a
         rationale, too, or a row has no choices, choices that :func:`distill.inference.choosing.encoded` refuses, or a
         target that is none of them.
     """
+
+    unscored: str | None = None
 
     def __init__(self, task_name: str, split: str, decoder: Callable, *, max_examples: int | None = None):
         self.task = registration.get(task_name)
@@ -62,8 +67,10 @@ class Evaluator:
         check_split(self.task, split)
         read = reading.examples(self.task, split, limit=max_examples)
         self._examples = [example for example in read if len(example["inputs"])]
+        self.unscored = self._without_target() if max_examples is None else None
         if not self._examples:
-            raise ValueError(f"task {task_name!r} has no example in split {split!r}")
+            why = f": {self.unscored}" if self.unscored else ""
+            raise ValueError(f"task {task_name!r} has no example in split {split!r}{why}")
         self._vocabulary = self.task.output_features["targets"].vocabulary
         self._prompt = registration.prompt(task_name)
         self._targets = [self._postprocess(_text(e["targets_pretokenized"]), e, True) for e in self._examples]
@@ -77,6 +84,17 @@ class Evaluator:
 
     def __len__(self) -> int:
         return len(self._examples)
+
+    def _without_target(self) -> str | None:
+        """Counts the rows of the split without a target of the task; None if all have one, or the source has no records."""
+        if not isinstance(self.task.source, feeding.RecordDataSource):
+            return None
+        rows = self.task.source.num_input_examples(self.split)
+        if (without := rows - len(self._examples)) <= 0:
+            return None
+        target = "rationale" if self.task.name.endswith("_rationale") else "label"
+        verb = form(without, f"has no {target} and is", f"have no {target} and are")
+        return f"{without:,} of {counted(rows, 'row')} {verb} not scored"
 
     def check_metric(self, name: str) -> None:
         """Raises ValueError, which lists the task's metrics, if ``name`` is not one of them; decodes nothing."""
@@ -309,7 +327,11 @@ def evaluate(
         fit = evaluator.fit(decode.max_input_len, described.trained_input_len if described else 0)
         long, missing = evaluator.check_lengths(decode.max_decode_len), _not_computed(evaluator.task, described)
         unfinished = model_directory.unfinished(model_dir)
-        for warning in (*decode.unused(), *filter(None, [unfinished, long, missing]), *fit.remarks(answering.LIMIT)):
+        for warning in (
+            *decode.unused(),
+            *filter(None, [unfinished, evaluator.unscored, long, missing]),
+            *fit.remarks(answering.LIMIT),
+        ):
             logging.warning("%s", warning)
         for warning in warnings_of(task_name, split, len(evaluator)) if warnings_of else ():
             terminal.warn(warning)

@@ -46,7 +46,10 @@ def _figure(scalars: Mapping[str, Sequence[tuple[int, float]]], split: str | Non
             loss.plot(*zip(*points), color=colour, label=name, marker=_marker(points))
     loss.set_title("training loss (tasks: nats per target token)")
     if points := scalars.get("train/effective_lambda"):
-        weight.plot(*zip(*points), color=COLOURS[0], marker=_marker(points))
+        # Sums of float32 weights: more digits are rounding, which would be drawn as a curve.
+        shown = [(step, float(f"{value:.5g}")) for step, value in points]
+        weight.plot(*zip(*shown), color=COLOURS[0], marker=_marker(points))
+    weight.ticklabel_format(axis="y", useOffset=False)
     weight.set_title("effective λ")
     if split is not None and metric is not None:
         points = scalars.get(f"{split}/{metric}", [])

@@ -46,6 +46,8 @@ def make_evaluators(
         with terminal.stage(f"reading {validation.task_name}, split {split!r}"):
             evaluators[split] = token_scores.evaluator(validation.task_name, split, decoder, max_examples=limit)
         evaluators[split].check_metric(validation.metric)
+        if unscored := evaluators[split].unscored:
+            terminal.introduce(f"split {split!r}: {unscored}", warns=True)
         if warning := evaluators[split].check_lengths(validation.decode.max_decode_len):
             terminal.introduce(warning, warns=True)
         for text in evaluators[split].fit(validation.decode.max_input_len, trained_input_len).remarks(answering.LIMIT):

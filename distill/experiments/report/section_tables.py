@@ -246,7 +246,10 @@ def _cost_table(analysis: Analysis) -> Table:
         columns["price"] = lambda each: number(each.price)
     rows = tuple(tuple(of(each) for of in columns.values()) for each in costs.settings)
     total = sum(each.chip_hours.value * len(each.cell.runs) for each in costs.settings)
-    note = f"Per run, mean over seeds; times with their 95 % interval. All runs together: {number(total)} {costs.hours}"
+    note = (
+        "Per run, mean over seeds; times are without compilation, with their 95 % interval. All runs together: "
+        f"{number(total)} {costs.hours}"
+    )
     if priced:
         note += f", price {number(sum(each.price * len(each.cell.runs) for each in costs.settings))}."
     else:

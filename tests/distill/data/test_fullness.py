@@ -74,6 +74,9 @@ def test_truncated_sequences_are_counted_once_with_the_length_that_they_need():
     lines = found.lines(batch(np.ones((2, 64), int), np.ones((2, 4), int)))
     assert lines[0].endswith("4 sequences (4 label)")
     assert lines[1].startswith("p99 of inputs, cut to the window, is 5,")
+    inputs = np.zeros((2, 64), np.int32)
+    inputs[:, :8] = 7
+    assert "consider" not in found.lines(batch(inputs, np.ones((2, 4), int)))[1]  # a shorter window would cut more
     (warning,) = found.warnings()
     assert warning == (
         "50.00% of the 4 training sequences are longer than the window and are cut: 1 input (window 64, the longest needs "

@@ -22,11 +22,18 @@ DECODE = DecodeConfig(max_decode_len=4, max_input_len=32, batch_size=8)
 BYTES = plain_vocabularies.Bytes(125)
 
 
-def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, caplog):
+def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, caplog, monkeypatch):
     model_dir = str(tmp_path / "run")
     train.train(model_dir, **arguments)
     student = {"model": arguments["model"], "mesh": arguments["mesh"]}
-    again = evaluate.evaluate(model_dir, task_name=sums.label, decode=DECODE, terminal=Terminal(), **student)
+    score = evaluate.Evaluator.__call__
+
+    def counted(evaluator, params):
+        return dataclasses.replace(score(evaluator, params), cut=2, empty=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate.Evaluator, "__call__", counted)
+        again = evaluate.evaluate(model_dir, task_name=sums.label, decode=DECODE, terminal=Terminal(), **student)
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert again.metrics == result["test"]
     stem = tmp_path / "run" / "predictions" / f"{sums.label}_test"
@@ -38,8 +45,8 @@ def test_evaluation_of_a_trained_student(tmp_path, arguments, sums, capsys, capl
     place = f"the student of step {result['best_step']}; its predictions are in {stem}.jsonl, the metrics in "
     assert place in capsys.readouterr().err
     assert not [text for text in caplog.messages if "that training read" in text]
-    remarks = answering.remarks(again.cut, again.empty, "--gin.MAX_DECODE_LEN=N", "prediction")
-    assert again.empty and [text for text in caplog.messages if text in remarks] == remarks
+    remarks = answering.remarks(2, 1, "--gin.MAX_DECODE_LEN=N", "prediction")
+    assert remarks and [text for text in caplog.messages if text in remarks] == remarks
     students.write(model_dir, students.Student(arguments["model"], "bytes", 125, trained_input_len=15), None)
     assert not [text for text in caplog.messages if "is not complete" in text]
     (tmp_path / "run" / "result.json").unlink()
@@ -132,6 +139,20 @@ def test_predictions_that_are_cut_or_empty_are_counted(sums):
         [Prediction(np.array(BYTES.encode(text), np.int32), -1.0, cut) for text, cut in texts.items()]
     )
     assert [row["prediction"] for row in found.rows] == [*texts] and (found.cut, found.empty) == (2, 1)
+
+
+def test_rows_without_a_target_are_counted(tmp_path):
+    rows = [{"input": f"{n}?", "label": str(n) if n else "", "rationale": f"{n}."} for n in range(4)]
+    write_lines(tmp_path / "rows.jsonl", rows)
+    write_lines(tmp_path / "none.jsonl", [{"input": "0?", "rationale": "0."}] * 2)
+    files = {"train": tmp_path / "rows.jsonl", "validation": tmp_path / "rows.jsonl", "test": tmp_path / "none.jsonl"}
+    names = registration.register(jsonl.dataset(files, name="unlabelled"), "bytes")
+    found = evaluate.Evaluator(names.label, "validation", None)
+    assert (len(found), found.unscored) == (3, "1 of 4 rows has no label and is not scored")
+    assert evaluate.Evaluator(names.label, "validation", None, max_examples=3).unscored is None
+    assert evaluate.Evaluator(names.rationale, "validation", None).unscored is None
+    with pytest.raises(ValueError, match=r"no example in split 'test': 2 of 2 rows have no label and are not scored"):
+        evaluate.Evaluator(names.label, "test", None)
 
 
 def test_answers_without_choices_are_not_chosen(model_dir, sums):

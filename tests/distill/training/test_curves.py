@@ -47,3 +47,12 @@ def test_the_interval_is_a_band(tmp_path):
 def test_a_run_that_logged_nothing_gives_empty_axes(tmp_path):
     (tmp_path / "logs").mkdir()
     assert curves.draw(tmp_path, "validation", "accuracy").exists()
+
+
+def test_rounding_of_the_effective_lambda_is_no_curve(tmp_path):
+    pictures = []
+    for name, values in (("same", [1.0] * 3), ("noise", [1.0, 0.9999998, 1.0000002])):
+        (tmp_path / name).mkdir()
+        rows = [{"train/effective_lambda": value} for value in values]
+        pictures.append(curves.draw(run(tmp_path / name, rows), None, None).read_bytes())
+    assert pictures[0] == pictures[1]

@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from distill.inference.evaluate import Decoder
+from distill.inference.evaluate import Decoder, Evaluator
 from distill.sharding import partitioning
 from distill.terminal import Terminal
 from distill.training import evaluators
@@ -40,3 +40,11 @@ def test_the_splits_that_are_read(arguments, capsys):
     assert "its score is not that of unseen rows" in " ".join(capsys.readouterr().err.split())
     with pytest.raises(ValueError, match="no_such"):
         evaluators.make_evaluators(dataclasses.replace(validation, metric="no_such"), decoder, Terminal())
+
+
+def test_rows_that_are_not_scored_are_warned_of(arguments, capsys, monkeypatch):
+    validation = arguments["validation"]
+    decoder = Decoder(arguments["model"], partitioning.MeshConfig(1, 1, 1).build(), validation.decode)
+    monkeypatch.setattr(Evaluator, "_without_target", lambda self: "1 of 4 rows has no label")
+    evaluators.make_evaluators(validation, decoder, Terminal())
+    assert "split 'test': 1 of 4 rows has no label" in " ".join(capsys.readouterr().err.split())
