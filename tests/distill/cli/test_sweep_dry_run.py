@@ -12,6 +12,7 @@ def test_a_dry_run_leaves_no_vocabulary(tmp_path):
         assert (where / "vocabulary.model").exists()
     assert not where.parent.exists()
     where.mkdir(parents=True)
+    (where / "sweep.json").write_text("{}")
     (where / "vocabulary.model").write_bytes(b"of a sweep that has begun")
     with sweep_dry_run._vocabulary_for_checks(demo_sweep):
         pass

@@ -107,7 +107,7 @@ def test_bpe_tokenizers_give_our_ids_and_texts(options, tmp_path):
 def test_a_vocabulary_that_no_tokenizer_follows(tmp_path):
     for kind, words in (("word", "of whole words"), ("char", "of characters")):
         with pytest.raises(
-            ValueError, match=f"no tokenizer for the student's vocabulary, which is {words}.*--format=t5x"
+            ValueError, match=f"no tokenizer for the student's vocabulary, which is {words}.*in the format t5x"
         ):
             tokenizer_files.write(tmp_path, trained(tmp_path, kind))
     with pytest.raises(ValueError, match=r"only unigram .* treat spaces as T5's does.*; got add_dummy_prefix=False"):
