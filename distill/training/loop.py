@@ -82,6 +82,8 @@ class Loop:
             ]
             self._costs, self._counting = timing.StepCosts(), timing.Counting()
             self._run()
+            if all(lane.complete or lane.failure for lane in self.lanes):
+                self.stop.will = "the last step is made; the run ends after its test"
             results = [lane.failure or self._result(number, lane) for number, lane in enumerate(self.lanes)]
         for lane, result in zip(self.lanes, results):
             lane.saver.wait()

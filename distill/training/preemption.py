@@ -20,11 +20,14 @@ class StopRequest:
     Args:
       sync_period: with several processes, steps between agreements, so that all of them stop at the same step.
       will: the consequence of a signal, for the log.
+
+    Attributes:
+      will: as given; the loop changes it when it has made its last step.
     """
 
     def __init__(self, sync_period: int = 20, will: str = "saving a checkpoint and stopping after this step"):
         self.name: str | None = None
-        self._sync_period, self._will = sync_period, will
+        self._sync_period, self.will = sync_period, will
         self._previous: dict[int, object] = {}
         self._first_sigint: float | None = None
         self._signalled = -1, False  # the step of the newest exchange, and whether any process had a signal then
@@ -53,7 +56,7 @@ class StopRequest:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
         again = "; press Ctrl-C again to stop at once" if number == signal.SIGINT else ""
-        logging.warning("%s: %s%s", self.name, self._will, again)
+        logging.warning("%s: %s%s", self.name, self.will, again)
 
     def interrupt(self) -> None:
         """Obeys a KeyboardInterrupt that user code has raised, as the first Ctrl-C; raises it again after a signal."""

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 
 import jax
 import pytest
@@ -22,13 +24,24 @@ def test_patience_ends_a_run_early(tmp_path, arguments):
     assert result.step == result.best_step + 4
 
 
-def test_a_run_whose_validations_are_all_equal_warns_once(tmp_path, arguments, monkeypatch, capsys):
+def test_equal_validations_are_warned_of_once_and_a_signal_during_the_test_stops_nothing(
+    tmp_path, arguments, monkeypatch, capsys, caplog
+):
     monkeypatch.setattr(training_loop, "validation_score", lambda *given: 0.0)
+    test = training_loop.Loop._test
+
+    def signalled(self, number, lane):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return test(self, number, lane)
+
+    monkeypatch.setattr(training_loop.Loop, "_test", signalled)
     arguments["validation"] = dataclasses.replace(arguments["validation"], period=2)
     result = train.train(str(tmp_path / "run"), **arguments)
     warning = f"WARNING {tmp_path / 'run'}: all 4 validations had the same accuracy, 0.0000"
     told = capsys.readouterr().err
     assert result.best_step == 2 and told.count(warning) == 1 and "the student is that of step 2, not of step 8" in told
+    assert result.test and result.stopped is None
+    assert "SIGTERM: the last step is made; the run ends after its test" in caplog.messages
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, arguments):
