@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from distill import stuck
+from distill import allocator, stuck
 from distill.checkpoints.manager import CheckpointConfig
 from distill.data import fullness
 from distill.data.stream import Batch, Prefetch
@@ -72,6 +72,8 @@ class Loop:
         Returns:
           Per lane, its result, or the error of a lane whose loss, state or score is not finite.
         """
+        if jax.default_backend() == "cpu":
+            allocator.keep_freed()
         with contextlib.ExitStack() as stack:
             for lane in self.lanes:
                 stack.enter_context(lane.reporter)

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax.sharding import Mesh
 from orbax.checkpoint import multihost
 
-from distill import allocator, locking, stuck
+from distill import locking, stuck
 from distill.checkpoints import lost_process
 from distill.checkpoints.manager import LATEST, CheckpointConfig, Checkpoints
 from distill.counting import counted
@@ -119,8 +119,6 @@ def train(
         return _complete(directory, loop)
     terminal = Terminal(active=jax.process_index() == 0, quiet=quiet)
     device_mesh = mesh.build()
-    if device_mesh.devices.flat[0].platform == "cpu":
-        allocator.keep_freed()
     partitioning.check_batch(data.batch_size, device_mesh, loop.num_microbatches)
     compiler_options = xla_options.accepted(loop.compiler_options, device_mesh)
     optimizer = restricted(optimizer, loop.trainable)
