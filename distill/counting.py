@@ -26,6 +26,15 @@ def form(number: int, one: str, several: str | None = None) -> str:
     return one if number == 1 else several if several is not None else f"{one}s"
 
 
+def share(number: int, total: int, noun: str, one: str, several: str) -> str:
+    """How many of all things, and the verb that agrees.
+
+    >>> share(1, 2000, "row", "has", "have"), share(2, 3, "row", "is", "are")
+    ('1 of 2,000 rows has', '2 of 3 rows are')
+    """
+    return f"{number:,} of {counted(total, noun)} {form(number, one, several)}"
+
+
 def with_more(names: Sequence[str]) -> str:
     """The first of several names, and how many others there are.
 

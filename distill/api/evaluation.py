@@ -10,7 +10,7 @@ from distill.api import keywords, remedies
 from distill.api import rows as row_files
 from distill.api.rows import Rows
 from distill.api.student import Student
-from distill.counting import counted, form
+from distill.counting import counted, form, share
 from distill.tasks import metrics as scoring
 from distill.tasks.records import Record, SourceError
 from distill.validation import quoted
@@ -81,8 +81,8 @@ def evaluate(
         )
     if len(labelled) < len(records):
         without = len(records) - len(labelled)
-        verb = form(without, "has no label and is", "have no label and are")
-        logging.warning("%d of %s %s not scored", without, counted(len(records), "row"), verb)
+        rows = share(without, len(records), "row", "has no label and is", "have no label and are")
+        logging.warning("%s not scored", rows)
     functions = [scoring.ACCURACY[kind], *metrics]  # type: ignore[index]
     targets = [scoring.Answer(record.label or "", record.choices) for record in labelled]
     of_reasons = [scoring.rouge_l, scoring.bleu, *rationale_metrics] if rationale else []

@@ -15,7 +15,7 @@ import numpy as np
 import seqio
 from etils import epath
 
-from distill.counting import counted, form
+from distill.counting import share
 from distill.data import cache, unknown_tokens
 from distill.data.counts import Counts
 from distill.data.curriculum import Curriculum
@@ -170,17 +170,17 @@ class BatchStream:
             rows = self.rows_of(name)
             if not isinstance(rows, RecordDataSource):
                 continue
-            used, share = rows.num_input_examples(self._split), rows.selection.subsample
-            if self._split == "train" and share < 1:
-                every = counted(rows.num_before_subsampling(self._split), "row")
-                lines.append(f"data: {used:,} of {every} {form(used, 'is', 'are')} used (SUBSAMPLE={share:g})")
+            used, subsample = rows.num_input_examples(self._split), rows.selection.subsample
+            if self._split == "train" and subsample < 1:
+                are = share(used, rows.num_before_subsampling(self._split), "row", "is", "are")
+                lines.append(f"data: {are} used (SUBSAMPLE={subsample:g})")
             several = rows.num_with_several_rationales(self._split)
             explains = self._sources[name].examples.counts.sequences[task_ids.RATIONALE] or name.endswith("_single")
             if several and explains:
                 drawn = registration.draws_at_random(name)
                 how = "one of them is drawn in each epoch" if drawn else "the first is used"
-                have = form(several, "has", "have")
-                lines.append(f"data: {several:,} of {counted(used, 'row')} {have} several rationales; {how}")
+                have = share(several, used, "row", "has", "have")
+                lines.append(f"data: {have} several rationales; {how}")
         return list(dict.fromkeys(lines))  # the tasks of a mixture have the same rows
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from distill.counting import counted, form, joined
+from distill.counting import counted, joined, share
 from distill.data import repeats, tallies
 
 _NAMED = 12  # unknown characters that a sentence names
@@ -63,10 +63,8 @@ def _no_value(found: Mapping[str, Any]) -> list[str]:
         return []
     first = found["first_no_value"]
     place = f", {first['file']}:{first['line']}" if first["file"] else ""
-    return [
-        f"{found['no_value']:,} of {counted(found['with_label'], 'gold label')} {form(found['no_value'], 'is', 'are')} not "
-        f"arithmetic, so no answer counts as right (first: {first['label']!r}{place})"
-    ]
+    are = share(found["no_value"], found["with_label"], "gold label", "is", "are")
+    return [f"{are} not arithmetic, so no answer counts as right (first: {first['label']!r}{place})"]
 
 
 def unknown_sentences(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -81,7 +79,7 @@ def unknown_sentences(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         more = len(characters) - _NAMED
         named = [*characters[:_NAMED], *([counted(more, "other")] if more > 0 else [])]
         words = joined(named)
-        have = f"{counts['unknown']:,} of {counted(counts['texts'], name)} {form(counts['unknown'], 'has', 'have')}"
+        have = share(counts["unknown"], counts["texts"], name, "has", "have")
         of = f", from the characters {words}" if named else ""
         out.append(f"{have} tokens that the vocabulary does not know{of}")
     return out
@@ -91,14 +89,12 @@ def _findings(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """What is to be said of a split besides the tables: name → how many, and the sentence."""
     out = {name: (f"{found['repeats'][name]:,}", text) for name, text in repeats.sentences(found["repeats"]).items()}
     if found["used"] < found["rows"]:
-        are = form(found["used"], "is", "are")
-        out["used"] = (
-            f"{found['used']:,}",
-            f"{found['used']:,} of {counted(found['rows'], 'row')} {are} used (SUBSAMPLE)",
-        )
+        are = share(found["used"], found["rows"], "row", "is", "are")
+        out["used"] = f"{found['used']:,}", f"{are} used (SUBSAMPLE)"
     if several := found["several_rationales"]:
-        have = f"{several:,} of {counted(found['rows'], 'row')} {form(several, 'has', 'have')} several rationales"
-        out["several_rationales"] = f"{several:,}", f"{have}: training uses one in each epoch; RATIONALES sets which"
+        have = share(several, found["rows"], "row", "has", "have")
+        text = f"{have} several rationales: training uses one in each epoch; RATIONALES sets which"
+        out["several_rationales"] = f"{several:,}", text
     for text in _no_value(found):
         out["no_value"] = f"{found['no_value']:,} of {found['with_label']:,}", text
     for (name, counts), text in zip(found["unknown"].items(), unknown_sentences(found["unknown"]), strict=True):

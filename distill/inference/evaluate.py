@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from distill import atomic_files, outputs, validation
 from distill.checkpoints.manager import restore_student
-from distill.counting import counted, form
+from distill.counting import counted, form, share
 from distill.inference import answering, choosing, model_directory
 from distill.inference import student as student_file
 from distill.inference.decoder import DecodeConfig, Decoder, Prediction, bucket_lengths
@@ -93,8 +93,7 @@ class Evaluator:
         if (without := rows - len(self._examples)) <= 0:
             return None
         target = "rationale" if self.task.name.endswith("_rationale") else "label"
-        verb = form(without, f"has no {target} and is", f"have no {target} and are")
-        return f"{without:,} of {counted(rows, 'row')} {verb} not scored"
+        return f"{share(without, rows, 'row', f'has no {target} and is', f'have no {target} and are')} not scored"
 
     def check_metric(self, name: str) -> None:
         """Raises ValueError, which lists the task's metrics, if ``name`` is not one of them; decodes nothing."""

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.window_fill import first_fit
 from distill.data.packing import Layout, Planner
 from distill.data.windows import Windows, place_all
 
@@ -57,15 +58,9 @@ def test_more_than_the_windows_hold_is_not_tried(sizes, monkeypatch):
     assert place_all(sizes, 1, 10, 10) is None
 
 
-def first_fit(sizes, layout):
-    """How many sequences the first windows with room take, in order, before one finds none."""
-    used = np.zeros((layout.windows, 2), int)
-    for taken, size in enumerate(sizes):
-        fits = (used + size <= (layout.encoder_length, layout.decoder_length)).all(axis=1)
-        if not fits.any():
-            return taken
-        used[fits.argmax()] += size
-    raise AssertionError("too few sequences")
+def taken(sizes, add):
+    """How many sequences are placed, in order, before one is refused."""
+    return next(number for number, size in enumerate(sizes) if not add([size]))
 
 
 @pytest.mark.parametrize(("windows", "gain"), [(8, 1.03), (64, 1.02)])
@@ -76,7 +71,6 @@ def test_more_sequences_fit_than_with_first_fit(windows, gain):
         inputs = np.clip(rng.lognormal(3.8, 0.35, 20 * windows), 10, 256)
         targets = np.where(rng.random(len(inputs)) < 0.5, np.clip(rng.lognormal(3.8, 0.45, len(inputs)), 10, 144), 5)
         sizes = list(zip(inputs.astype(int).tolist(), targets.astype(int).tolist()))
-        theirs += first_fit(sizes, layout)
-        planner = Planner(layout)
-        ours += next(taken for taken, size in enumerate(sizes) if not planner.add([size]))
+        theirs += taken(sizes, first_fit(layout))
+        ours += taken(sizes, Planner(layout).add)
     assert ours >= gain * theirs
